@@ -1,0 +1,66 @@
+"""downhaul: a pluggable download framework for software that imports, mirrors and serves remote content.
+
+`download` fetches one file, `Download` describes one, `Batch` runs many, `Context` holds what they share. Protocols are
+spoken by drivers, looked up by URL scheme; what happens around a transfer is up to plugins: see `downhaul.hookspecs`.
+"""
+
+from __future__ import annotations
+
+from ._batch import Batch, Plan
+from ._context import Context
+from ._defaults import BUILT_IN, Retries
+from ._download import Download, download
+from ._drivers import Driver
+from ._errors import (
+    AccessDenied,
+    ConnectError,
+    DigestMismatch,
+    DownloadError,
+    FetchError,
+    NameResolutionError,
+    NotFound,
+    PluginError,
+    PolicyError,
+    PreparationError,
+    ProtocolError,
+    ProxyError,
+    RangeRefused,
+    RedirectError,
+    ServerError,
+    SizeMismatch,
+    SourcesExhausted,
+    StatusError,
+    StreamBroken,
+    TimeoutExceeded,
+    TLSError,
+    TooManyRequests,
+    Truncated,
+    UnsupportedScheme,
+    ValidationError,
+    WriteError,
+)
+from ._models import Attempt, Block, Credentials, Headers, Info, Payload, Redirected, Request, Result, Retry, Version
+from ._settings import TLS, Settings, Timeout, User
+from ._stream import Stream
+from ._transfer import Transfer
+from ._urls import origin, show
+from ._validations import Check, DigestValidation, SizeValidation, Validation
+from ._writers import BufferWriter, FileWriter, Sink, Writer
+from .hookspecs import Plugin, hookimpl, hookspec
+
+# The composition root: only here the context learns of downloads and of the built-in plugins.
+Context.download_type = Download
+Context.built_in = BUILT_IN
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TLS", "AccessDenied", "Attempt", "Batch", "Block", "BufferWriter", "Check", "ConnectError", "Context",
+    "Credentials", "DigestMismatch", "DigestValidation", "Download", "DownloadError", "Driver", "FetchError",
+    "FileWriter", "Headers", "Info", "NameResolutionError", "NotFound", "Payload", "Plan", "Plugin", "PluginError",
+    "PolicyError", "PreparationError", "ProtocolError", "ProxyError", "RangeRefused", "RedirectError", "Redirected",
+    "Request", "Result", "Retries", "Retry", "ServerError", "Settings", "Sink", "SizeMismatch", "SizeValidation",
+    "SourcesExhausted", "StatusError", "Stream", "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded",
+    "TooManyRequests", "Transfer", "Truncated", "UnsupportedScheme", "User", "Validation", "ValidationError",
+    "Version", "WriteError", "Writer", "download", "hookimpl", "hookspec", "origin", "show",
+]  # fmt: skip

@@ -1,0 +1,350 @@
+"""The context: what downloads share, and the loop that they run on."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+
+from ._drivers import DriverBook
+from ._errors import DownloadError, PluginError
+from ._governor import Governor
+from ._lifetimes import Lifetimes
+from ._loops import LoopThread, block_on, bridge
+from ._models import Payload, Redirected
+from ._once import SharedValues
+from ._registry import Hooks, check_plugin
+from ._settings import Settings, SettingsFields
+from ._transfer import in_driver
+from ._urls import scheme_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
+    from typing import Unpack
+
+    from ._download import Download
+    from ._drivers import Driver
+    from ._transfer import Transfer
+    from ._writers import Writer
+
+_T = TypeVar("_T")
+_GROUP: Final = "downhaul.plugins"
+_KEPT: Final = 256
+_THREADS: Final = 4
+
+
+class Shared:
+    """What a context holds while it is bound to a loop."""
+
+    def __init__(self, context: Context) -> None:
+        self.drivers = context._drivers
+        self.governor = Governor(context.connections, context.connections_per_origin)
+        self.values = SharedValues()
+        self.lifetimes = Lifetimes(context)
+        self.running: set[asyncio.Task[Any]] = set()
+        self._executor: ThreadPoolExecutor | None = None
+        self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()
+        self._settings: OrderedDict[Settings, Settings] = OrderedDict()
+        self._defaults = context.settings
+
+    def executor(self) -> Executor:
+        """Return the threads that hash and write."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="downhaul")
+        return self._executor
+
+    def hooks(self, plugins: tuple[object, ...]) -> Hooks:
+        """Return the hooks of *plugins*, made when they are new: that costs a thousand times more than finding them."""
+        return _kept(self._hooks, plugins, lambda: Hooks(plugins))
+
+    def settings(self, settings: Settings) -> Settings:
+        """Return *settings* with what is unset filled from the context and the defaults."""
+        return _kept(self._settings, settings, lambda: settings.filled(self._defaults).complete())
+
+    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await *work*, and let the task that does so be cancelled when the context is closed."""
+        task = asyncio.current_task()
+        if task is None or task in self.running:
+            return await work
+        self.running.add(task)
+        try:
+            return await work
+        finally:
+            self.running.discard(task)
+
+    async def aclose(self) -> None:
+        """Cancel what runs, then close everything, the youngest first."""
+        running = self.running - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await self.values.aclose()
+        await self.lifetimes.aclose()
+        await self.drivers.aclose()
+        if self._executor is not None:
+            self._executor.shutdown()
+
+
+class Context:
+    """What downloads share: connection pools, tokens, mirror lists, limits; and settings and plugins by default.
+
+    `plugins` are plugins, or names of the entry-point group ``downhaul.plugins``. `drivers` maps a scheme to a
+    `Driver` of your own, or to the name of the distribution that is to serve it. `connections` and
+    `connections_per_origin` limit the connections in use at the same time. Settings come as a `Settings` or as its
+    fields.
+
+    ``async with Context()`` works on the running loop. Any other context has a loop in a thread of its own, for
+    synchronous code in whatever thread and for other loops; close it with ``with`` or `close`.
+    """
+
+    built_in: ClassVar[tuple[object, ...]] = ()
+    download_type: ClassVar[type[Download]]
+
+    def __init__(
+        self,
+        *,
+        plugins: Iterable[object] = (),
+        drivers: Mapping[str, Driver | str] | None = None,
+        connections: int = 100,
+        connections_per_origin: int = 20,
+        settings: Settings | None = None,
+        **fields: Unpack[SettingsFields],
+    ) -> None:
+        for name, number in (("connections", connections), ("connections_per_origin", connections_per_origin)):
+            check_count(name, number)
+        self.connections = connections
+        self.connections_per_origin = connections_per_origin
+        self.settings = settings_of(settings, fields)
+        self.plugins = plugins_of(plugins)
+        self._given = dict(drivers or {})
+        self._drivers = DriverBook(self._given)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: LoopThread | None = None
+        self._shared: Shared | None = None
+        _alive.add(self)
+
+    def download(self, url: str, writer: Writer | None = None, **options: Any) -> Download:
+        """Return a `Download` that carries this context's settings and plugins with it, wherever it is run.
+
+        *options* are those of `Download`. Raises UnsupportedScheme at once where no driver announces the scheme.
+        """
+        download = self.download_type(url, writer, **options)
+        self._drivers.check(scheme_of(url), url)
+        download.settings = download.settings.filled(self.settings)
+        download.plugins = tuple(dict.fromkeys((*download.plugins, *self.plugins)))
+        download.context = self
+        return download
+
+    async def once(
+        self,
+        plugin: object,
+        key: Hashable,
+        factory: Callable[[], Awaitable[_T]],
+        ttl: float | Callable[[_T], float | None] | None = None,
+    ) -> _T:
+        """Return the value of *key* that equal plugins share; *factory* makes it, once however many ask.
+
+        *ttl* is for how many seconds it is good, or a function of the value that tells (None: for as long as the
+        context lives). The factory runs in a task of its own: a waiter that is cancelled does not disturb it, the last
+        one to leave cancels it. Its failure reaches all that wait, and is forgotten. Raises PluginError, naming the
+        circle, where factories wait for each other. To be awaited in hooks.
+        """
+        return await self._bound().values.once(plugin, key, factory, ttl)
+
+    def forget(self, plugin: object, key: Hashable, stale: object) -> None:
+        """Drop the value of *key* if it still is *stale*, so that one expired token is refreshed once."""
+        self._bound().values.forget(plugin, key, stale)
+
+    @asynccontextmanager
+    async def drive(self, transfer: Transfer) -> AsyncGenerator[Payload]:
+        """Let the driver for the scheme answer ``transfer.request``, in a slot of its origin; follow its redirects."""
+        shared, request = self._bound(), transfer.request
+        while True:
+            driver = await self._driver(shared, request.url)
+            async with shared.governor.slot(request.origin):
+                outside = in_driver.get()
+                in_driver.set(True)
+                try:
+                    async with driver.open(request, transfer.settings_for(request)) as payload:
+                        yield payload
+                    return
+                except Redirected as redirected:
+                    request = redirected.request
+                finally:
+                    in_driver.set(outside)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the context was closed; it does no more work then."""
+        return self._closed
+
+    @property
+    def connections_in_use(self) -> int:
+        """The number of slots that are taken now."""
+        return 0 if self._shared is None else self._shared.governor.used
+
+    def close(self) -> None:
+        """Cancel what runs, wait for its clean-up, close all pools. Not for a context entered with ``async with``."""
+        with self._lock:
+            thread, shared = self._thread, self._shared
+            if self._loop is not None and thread is None:
+                raise RuntimeError("this context belongs to an event loop; leave its `async with` instead")
+            already, self._closed = self._closed, True
+        if thread is not None and shared is not None and not already:
+            block_on(thread.loop, shared.aclose)
+            thread.stop()
+
+    def __enter__(self) -> Self:
+        self._refuse_closed()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        with self._lock:
+            self._refuse_closed()
+            if self._loop is not None:
+                raise RuntimeError("this context is in use already; enter it before its first download")
+            self._loop = asyncio.get_running_loop()
+            self._shared = Shared(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        if self._shared is not None:
+            await self._shared.aclose()
+
+    async def _await(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a coroutine on the context's loop, and await it on the running one."""
+        return await bridge(self._work_loop(), make)
+
+    def _block(self, make: Callable[[], Coroutine[Any, Any, _T]], instead: str) -> _T:
+        """Run a coroutine on the context's loop, and wait for it; where a loop runs, say what to do *instead*."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return block_on(self._work_loop(), make)
+        raise RuntimeError(f"an event loop runs in this thread, and waiting would stop it; use `{instead}`")
+
+    def _work_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            self._refuse_closed()
+            if self._loop is None:
+                self._thread = LoopThread()
+                self._loop = self._thread.loop
+                self._shared = block_on(self._loop, self._make_shared)
+            return self._loop
+
+    async def _make_shared(self) -> Shared:
+        return Shared(self)
+
+    def _bound(self) -> Shared:
+        if self._shared is None:
+            self._refuse_closed()
+            raise RuntimeError("this context is not in use yet")
+        return self._shared
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("this context is closed")
+
+    async def _driver(self, shared: Shared, url: str) -> Driver:
+        scheme = scheme_of(url)
+        if not shared.drivers.is_loaded(scheme):
+            # An import may take half a second; the module is found in sys.modules afterwards.
+            await asyncio.get_running_loop().run_in_executor(shared.executor(), shared.drivers.preload, scheme)
+        return shared.drivers.driver(scheme, url)
+
+    def _abandon(self) -> None:
+        """In the child of a fork: leave to the parent what is the parent's, and start empty."""
+        if self._shared is not None:
+            _abandoned.append((self._loop, self._thread, self._shared))
+        self._lock = threading.Lock()
+        self._drivers = DriverBook(self._given)
+        self._loop = self._thread = self._shared = None
+
+
+def plugins_of(plugins: Iterable[object]) -> tuple[object, ...]:
+    """Return *plugins* checked, those named by a str made from their entry points; an equal one counts once."""
+    if isinstance(plugins, str):
+        raise TypeError(f"plugins=… takes several: [{plugins!r}]")
+    made = [_plugin_named(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
+    for plugin in made:
+        check_plugin(plugin)
+    return tuple(dict.fromkeys(made))
+
+
+def settings_of(settings: Settings | None, fields: SettingsFields) -> Settings:
+    """Return `Settings` from *settings* and single *fields*, which win."""
+    if settings is not None and not isinstance(settings, Settings):
+        raise TypeError(f"settings=… takes Settings, not {type(settings).__name__}")
+    if not fields:
+        return settings or _EMPTY
+    return Settings(**fields).filled(settings or _EMPTY)
+
+
+def check_count(name: str, number: object) -> None:
+    """Raise TypeError or ValueError unless *number* is an int from 1."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name}=… is a whole number, not {number!r}")
+    if number < 1:
+        raise ValueError(f"{name}=… is a number from 1, not {number}")
+
+
+def default_context() -> Context:
+    """Return the context of downloads that have none: made when first needed, closed when the interpreter ends."""
+    with _default_lock:
+        if not _default:
+            _default.append(Context())
+            atexit.register(_default[0].close)
+        return _default[0]
+
+
+def _plugin_named(name: str) -> object:
+    points = entry_points(group=_GROUP, name=name)
+    if not points:
+        installed = ", ".join(sorted(point.name for point in entry_points(group=_GROUP))) or "none"
+        raise PluginError(f"no plugin {name!r} (installed: {installed})")
+    try:
+        plugin = next(iter(points)).load()
+        return plugin() if isinstance(plugin, type) else plugin
+    except DownloadError:
+        raise
+    except Exception as reason:
+        raise PluginError(f"plugin {name!r} cannot be loaded: {type(reason).__name__}: {reason}") from None
+
+
+def _kept(cache: OrderedDict[Any, _T], key: Hashable, make: Callable[[], _T]) -> _T:
+    """Return the value of *key*, made when it is new; the least recently used of many are dropped."""
+    value = cache.get(key)
+    if value is None:
+        value = cache[key] = make()
+        if len(cache) > _KEPT:
+            cache.popitem(last=False)
+    else:
+        cache.move_to_end(key)
+    return value
+
+
+def _after_fork() -> None:
+    for context in list(_alive):
+        context._abandon()
+
+
+_EMPTY: Final = Settings()
+_alive: Final[weakref.WeakSet[Context]] = weakref.WeakSet()
+_abandoned: Final[list[object]] = []  # closing these in a child would end the parent's connections
+_default: Final[list[Context]] = []
+_default_lock: Final = threading.Lock()
+os.register_at_fork(after_in_child=_after_fork)

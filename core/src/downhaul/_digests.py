@@ -1,0 +1,64 @@
+"""Digests that are calculated while the bytes pass."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ._models import Block
+
+_WEAK: Final = frozenset({"md5", "sha1"})
+
+
+def digest_name(name: str) -> str:
+    """Return the name that `hashlib` has for *name* ("SHA-256" is "sha256"); raise ValueError where it has none."""
+    if not isinstance(name, str):
+        raise TypeError(f"a digest algorithm is named by a str, not {type(name).__name__}")
+    lower = name.lower()
+    for candidate in (lower, lower.replace("-", ""), lower.replace("-", "_")):
+        if candidate in hashlib.algorithms_available and not candidate.startswith("shake"):
+            return candidate
+    known = ", ".join(sorted(each for each in hashlib.algorithms_guaranteed if not each.startswith("shake")))
+    raise ValueError(f"unknown digest algorithm {name!r} (known: {known})")
+
+
+def check_hexdigest(name: str, digits: str) -> str:
+    """Return the hexadecimal *digits* in lower case; raise ValueError unless they fit the algorithm *name*."""
+    if not isinstance(digits, str):
+        raise TypeError(f"a digest is given as hexadecimal digits in a str, not {type(digits).__name__}")
+    length = hashlib.new(name, usedforsecurity=False).digest_size * 2
+    try:
+        bytes.fromhex(digits)
+    except ValueError:
+        raise ValueError(f"a {name} digest has hexadecimal digits only, unlike {digits!r}") from None
+    if len(digits) != length:
+        raise ValueError(f"a {name} digest has {length} hexadecimal digits, not {len(digits)}")
+    return digits.lower()
+
+
+def is_strong(name: str) -> bool:
+    """Tell whether nobody can make two files with one digest of the algorithm *name*."""
+    return name not in _WEAK and not name.startswith("md") and "sha1" not in name
+
+
+class Digests:
+    """Running digests, one per algorithm, of the bytes seen so far."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in dict.fromkeys(names)}
+
+    def update(self, block: Block) -> None:
+        """Take the next *block* in."""
+        for each in self._hashes.values():
+            each.update(block)
+
+    def hexdigests(self) -> Mapping[str, str]:
+        """Return hexadecimal digits by the name of the algorithm."""
+        return {name: each.hexdigest() for name, each in self._hashes.items()}
+
+    def hexdigest(self, name: str) -> str:
+        """Return the hexadecimal digits of one algorithm."""
+        return self._hashes[name].hexdigest()

@@ -1,0 +1,186 @@
+"""One job: what to fetch, where to, and what it must be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from ._context import default_context, plugins_of, settings_of
+from ._digests import digest_name
+from ._engine import Engine
+from ._errors import DownloadError, PluginError, PreparationError
+from ._models import Version
+from ._pipeline import Pipeline
+from ._stream import HELD_BACK, Stream
+from ._transfer import Transfer, refuse_in_driver
+from ._urls import check_url, origin, show
+from ._validations import DigestValidation, Validation
+from ._writers import FileWriter, Writer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Coroutine
+    from typing import Unpack
+
+    from ._context import Context
+    from ._models import Result
+    from ._pipeline import Outlet
+    from ._settings import Settings, SettingsFields
+
+
+class Download:
+    """One job. Call it, await `run`, or enter `stream`; each makes a new transfer, the description stays as it is.
+
+    *url* may hold userinfo. *writer* is where the bytes go, or None for a stream. *validations* judge them. *digests*
+    are names of algorithms to calculate (any that `hashlib` knows), or maps such names to the hexadecimal digits that
+    are expected. *plugins* are plugins of this download, or names of the entry-point group ``downhaul.plugins``.
+    *attachment* is yours: it comes back in results and errors. *unless* asks for nothing if the file still has that
+    `Version`. Settings come as a `Settings` or as its fields; the context fills what is unset.
+
+    Raises ValueError or TypeError for what cannot be meant, and PluginError for a plugin that breaks the contract,
+    before any I/O.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        writer: Writer | None = None,
+        *,
+        validations: Iterable[Validation] = (),
+        digests: Iterable[str] | Mapping[str, str] = (),
+        plugins: Iterable[object] = (),
+        attachment: object = None,
+        unless: Version | None = None,
+        context: Context | None = None,
+        settings: Settings | None = None,
+        **fields: Unpack[SettingsFields],
+    ) -> None:
+        self.url = check_url(url)
+        self.writer = _checked(writer, Writer, "writer", "a Writer, such as FileWriter(path)")
+        self.digests, expected = _digests(digests)
+        self.validations = (*validations, *expected)
+        for validation in self.validations:
+            _checked(validation, Validation, "validations", "Validation objects")
+        self.plugins = plugins_of(plugins)
+        self.attachment = attachment
+        self.unless = _checked(unless, Version, "unless", "a Version")
+        self.context = context
+        self.settings = settings_of(settings, fields)
+        self._inherited: Settings | None = None
+        self._parent: Transfer | None = None
+        self._without: object = None
+
+    def __call__(self) -> Result:
+        """Download, and wait for it in this thread; return the `Result`, or raise a `DownloadError`.
+
+        Raises RuntimeError where an event loop runs in this thread: there, ``await download.run()``.
+        """
+        self._need_writer()
+        context = self.context or default_context()
+        return context._block(lambda: self._work(context), "await download.run()")
+
+    async def run(self) -> Result:
+        """Download; return the `Result`, or raise a `DownloadError`. Works on any loop."""
+        return await self._run_in(self.context or default_context())
+
+    def stream(self, *, hold_back: int = HELD_BACK) -> Stream:
+        """Return a `Stream` of the bytes, to be entered with ``async with`` or ``with``.
+
+        With a writer, the bytes go there too, and are published if they are valid. *hold_back* is how many bytes wait
+        for the verdict, at least.
+        """
+        if hold_back < 1:
+            raise ValueError(f"hold_back=… is a number of bytes, from 1; not {hold_back}")
+        context = self.context or default_context()
+
+        def begin(outlet: Outlet) -> tuple[Transfer, Coroutine[Any, Any, Result]]:
+            return self._begin(context, outlet)
+
+        return Stream(context, begin, hold_back)
+
+    def clone(self, **changes: Any) -> Self:
+        """Return another download like this one, with attributes changed: ``download.clone(url=…, writer=…)``."""
+        known = {name for name in vars(self) if not name.startswith("_")}
+        if unknown := changes.keys() - known:
+            raise TypeError(f"a Download has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        other = copy.copy(self)
+        vars(other).update(changes)
+        check_url(other.url)
+        return other
+
+    async def _run_in(self, context: Context) -> Result:
+        self._need_writer()
+        return await context._await(lambda: self._work(context))
+
+    def _need_writer(self) -> None:
+        if self.writer is None:
+            raise ValueError("this download has no writer: give it one, or enter its stream()")
+
+    def _begin(self, context: Context, outlet: Outlet | None) -> tuple[Transfer, Coroutine[Any, Any, Result]]:
+        """On the context's loop: make the transfer, and the coroutine that runs it."""
+        shared, parent = context._bound(), self._parent
+        settings = self._inherited or shared.settings(self.settings)
+        shared.drivers.check_options(tuple(settings.options))
+        own = dict.fromkeys((*self.plugins, *context.plugins))
+        replaced = {type(plugin) for plugin in own}
+        built_in = (plugin for plugin in context.built_in if type(plugin) not in replaced)
+        hooks = shared.hooks(tuple(plugin for plugin in (*own, *built_in) if plugin != self._without))
+        pipeline = Pipeline(outlet, self.validations, self.digests, shared.executor)
+        transfer = Transfer(self, context, settings, hooks, pipeline, parent)
+        return transfer, shared.run(Engine(transfer, hooks, pipeline).run())
+
+    async def _work(self, context: Context) -> Result:
+        if self._parent is not None:
+            refuse_in_driver("nested")
+        failure: PreparationError
+        try:
+            _, work = self._begin(context, None)
+            return await work
+        except PluginError:
+            raise
+        except DownloadError as error:
+            if self._parent is None:
+                raise
+            failure = PreparationError(f"{show(self.url)} is needed first: {type(error).__name__}: {error}", error)
+        raise failure
+
+    def _nested(self, parent: Transfer, plugin: object, url: str, writer: Writer | None) -> Download:
+        """Return a download that *parent* needs first; what is secret stays with the parent's origin."""
+        nested = Download(url, writer, plugins=self.plugins, context=parent.context)
+        same = origin(url) == parent._base.origin
+        nested._inherited = parent.settings if same else parent.settings.elsewhere
+        nested._parent, nested._without = parent, plugin
+        return nested
+
+    def __repr__(self) -> str:
+        return f"Download({show(self.url)!r}, {self.writer!r})"
+
+
+def download(
+    url: str,
+    path: str | os.PathLike[str],
+    *,
+    digests: Iterable[str] | Mapping[str, str] = (),
+    **options: Any,
+) -> Result:
+    """Download *url* to the file *path*, and wait for it; return the `Result`, or raise a `DownloadError`.
+
+    *digests* that map an algorithm to hexadecimal digits are validated, those only named are calculated. *options* are
+    those of `Download`.
+    """
+    return Download(url, FileWriter(path), digests=digests, **options)()
+
+
+def _digests(digests: Iterable[str] | Mapping[str, str]) -> tuple[tuple[str, ...], tuple[DigestValidation, ...]]:
+    if isinstance(digests, str):
+        raise TypeError(f"digests=… takes several names, [{digests!r}], or maps names to digits")
+    names = tuple(digest_name(name) for name in digests)
+    expected = digests.items() if isinstance(digests, Mapping) else ()
+    return names, tuple(DigestValidation(name, digits) for name, digits in expected)
+
+
+def _checked(value: Any, kind: type, name: str, what: str) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name}=… takes {what}; not {value!r}")
+    return value

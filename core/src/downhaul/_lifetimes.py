@@ -1,0 +1,60 @@
+"""The lives of plugins: each is entered once per context, in a task of its own, and left when the context ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from ._errors import DownloadError
+from ._registry import plugin_error
+from .hookspecs import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._context import Context
+
+_log: Final = logging.getLogger("downhaul.hooks")
+
+
+class Lifetimes:
+    """What `Plugin.open` returned for each plugin, entered and not yet left."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._end = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._entered: dict[object, asyncio.Future[None]] = {}
+
+    async def enter(self, plugins: Iterable[object]) -> None:
+        """Enter those of *plugins* that have not been; raise PluginError if one cannot be."""
+        for plugin in plugins:
+            if getattr(type(plugin), "open", Plugin.open) is Plugin.open:
+                continue
+            if plugin not in self._entered:
+                entered = self._entered[plugin] = asyncio.get_running_loop().create_future()
+                self._tasks.add(asyncio.create_task(self._live(plugin, entered)))
+            await asyncio.shield(self._entered[plugin])
+
+    async def aclose(self) -> None:
+        """Leave all of them, and wait until they are left."""
+        self._end.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _live(self, plugin: object, entered: asyncio.Future[None]) -> None:
+        try:
+            async with plugin.open(self._context):  # type: ignore[attr-defined]
+                entered.set_result(None)
+                await self._end.wait()
+        except Exception as reason:
+            error = (
+                reason if isinstance(reason, DownloadError) else plugin_error(f"{type(plugin).__name__}.open", reason)
+            )
+            if entered.done():
+                _log.error("%s", error)
+            else:
+                del self._entered[plugin]
+                entered.set_exception(error)
+                entered.exception()  # whoever waits gets it; if nobody does, that is no fault

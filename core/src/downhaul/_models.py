@@ -1,0 +1,338 @@
+"""The values that pass between the engine, plugins and drivers: frozen, comparable, safe to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+
+from ._errors import PolicyError, RedirectError
+from ._settings import DEFAULTS, User
+from ._urls import check_url, is_downgrade, origin, scheme_of, show, split_userinfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from os import PathLike
+
+    from ._errors import DownloadError
+
+Verb = Literal["get", "stat", "list"]
+Block = bytes | bytearray | memoryview
+
+_MAX_REDIRECTS: Final = 10
+_DESCRIBES_CONTENT: Final = frozenset({
+    "accept-ranges", "content-digest", "content-encoding", "content-length", "content-md5", "content-range", "digest",
+    "etag", "last-modified", "repr-digest", "transfer-encoding",
+})  # fmt: skip
+
+
+class Headers(Mapping[str, str]):
+    """Header fields as received: names ignore case, several of one name are joined by a comma (RFC 9110, 5.3)."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields: dict[str, tuple[str, str]] = {}
+        for name, value in pairs:
+            key = name.lower()
+            known = self._fields.get(key)
+            self._fields[key] = (name, value) if known is None else (known[0], f"{known[1]}, {value}")
+
+    def without(self, names: Iterable[str]) -> Headers:
+        """Return these header fields less those called *names*."""
+        out = {name.lower() for name in names}
+        return Headers(pair for key, pair in self._fields.items() if key not in out)
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self._fields.values()])
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Headers):
+            return NotImplemented
+        return {k: v for k, (_, v) in self._fields.items()} == {k: v for k, (_, v) in other._fields.items()}
+
+    def __hash__(self) -> int:
+        return hash(frozenset((key, value) for key, (_, value) in self._fields.items()))
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """RFC 9110's validator (section 8.8): what tells one state of a file from the next.
+
+    `tag` is an entity tag with its quotes, ``W/`` included where it is weak; `modified` is the server's own text
+    for the time of modification; `size` is in bytes. Of a `strong` version, equal means byte for byte the same.
+    """
+
+    tag: str | None = None
+    modified: str | None = None
+    size: int | None = None
+    strong: bool = False
+
+    def contradicts(self, other: Version) -> bool:
+        """Tell whether *other* differs in anything that both of them know."""
+        pairs = ((self.tag, other.tag), (self.modified, other.modified), (self.size, other.size))
+        return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What proves who asks, bound to one origin: sent there and nowhere else."""
+
+    origin: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    parameters: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    user: User | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if any(c in text for pair in self.headers for text in pair for c in "\r\n\0"):
+            raise ValueError("a credential holds a line break or NUL")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a driver is asked for.
+
+    `headers` may be seen by any origin; what is secret stands in `credentials`. `offset` and `length` are in bytes;
+    `version` guards a continuation (If-Range: a changed file is `RangeRefused`), `unless` asks for nothing if the
+    file still has that version (If-None-Match). `schemes` are those that a redirect may lead to, `redirects` the
+    URLs that led here.
+    """
+
+    url: str
+    verb: Verb = "get"
+    headers: tuple[tuple[str, str], ...] = ()
+    credentials: Credentials | None = None
+    offset: int = 0
+    length: int | None = None
+    version: Version | None = None
+    unless: Version | None = None
+    schemes: frozenset[str] = field(default=frozenset(DEFAULTS.schemes or ()), repr=False)
+    redirects: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or (self.length is not None and self.length < 0):
+            raise ValueError("offset and length of a Request are numbers of bytes, from 0")
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port that the request goes to."""
+        return origin(self.url)
+
+    @property
+    def entitled(self) -> Credentials | None:
+        """The credentials, if the request goes to the origin that they are bound to."""
+        credentials = self.credentials
+        return credentials if credentials is not None and credentials.origin == self.origin else None
+
+    def authorized(
+        self,
+        headers: Iterable[tuple[str, str]] = (),
+        parameters: Iterable[tuple[str, str]] = (),
+        user: User | None = None,
+    ) -> Request:
+        """Return this request with credentials for its origin added; an equal header name is replaced."""
+        headers = tuple(headers)
+        names = {name.lower() for name, _ in headers}
+        known = self.entitled or Credentials(self.origin)
+        return replace(
+            self,
+            credentials=Credentials(
+                self.origin,
+                (*(pair for pair in known.headers if pair[0].lower() not in names), *headers),
+                (*known.parameters, *parameters),
+                user or known.user,
+            ),
+        )
+
+    def target(self) -> str:
+        """Return the URL as it is sent: with the secret query parameters that its origin may see."""
+        credentials = self.entitled
+        if credentials is None or not credentials.parameters:
+            return self.url
+        parts = urlsplit(self.url)
+        query = "&".join(filter(None, (parts.query, urlencode(credentials.parameters))))
+        return urlunsplit(parts._replace(query=query))
+
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """Return the header fields as they are sent: `headers`, and the secret ones that the origin may see."""
+        credentials = self.entitled
+        if credentials is None:
+            return self.headers
+        names = {name.lower() for name, _ in credentials.headers}
+        return (*(pair for pair in self.headers if pair[0].lower() not in names), *credentials.headers)
+
+    def redirected(self, location: str) -> Request:
+        """Return the request that a redirect to *location* leads to (RFC 9110, section 10.2.2).
+
+        Credentials stay bound to their origin: elsewhere they are dropped. Raises `RedirectError` for a location
+        that cannot be read and after 10 redirects, `PolicyError` for a downgrade or a scheme that is not allowed.
+        """
+        chain = (*self.redirects, self.url)
+        if len(chain) > _MAX_REDIRECTS:
+            raise RedirectError(f"more than {_MAX_REDIRECTS} redirects: {' → '.join(map(show, chain))}")
+        if not location.strip():
+            raise RedirectError(f"{show(self.url)} redirects without saying where to")
+        try:
+            url = check_url(urljoin(self.url, location.strip()))
+        except ValueError as reason:
+            raise RedirectError(f"{show(self.url)} redirects to what is no URL: {reason}") from None
+        url, user = split_userinfo(url.partition("#")[0])
+        check_aim(self.url, url, self.schemes)
+        aimed = replace(self, url=url, redirects=chain)
+        if aimed.origin != self.origin:
+            aimed = replace(aimed, credentials=None)
+        return aimed if user is None else aimed.authorized(user=User(*user))
+
+
+def check_aim(before: str, after: str, schemes: Iterable[str]) -> None:
+    """Raise PolicyError if nothing remote may lead from the URL *before* to *after*: a downgrade, or a scheme
+    that is neither the same nor among *schemes*.
+    """  # noqa: D205
+    if is_downgrade(before, after):
+        raise PolicyError(f"refused to go from {scheme_of(before)} to {show(after)}: it gives up encryption")
+    if scheme_of(after) not in {scheme_of(before), *schemes}:
+        raise PolicyError(f"refused to go to {show(after)}: the scheme {scheme_of(after)!r} is not allowed")
+
+
+class Redirected(Exception):
+    """Raised by a driver instead of opening: the answer is to be had at `request`, made by `Request.redirected`.
+
+    The engine dispatches it again, so that each hop has the slot, the settings and the driver of its own origin.
+    """
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(show(request.url))
+        self.request = request
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a driver knows before the first byte.
+
+    `url` is where the answer came from, after redirects. `size` is that of the whole file in bytes, whatever range
+    was asked for. `start` is the offset of the first byte of the body. `resumable`: a later request may continue
+    from an offset. `not_modified`: the file still has the version of `Request.unless`, there is no body. `sources`:
+    the URLs that contribute, where there are several. `proof` says what will prove the body complete ("length",
+    "final chunk", "SIZE", …), or is "unproven".
+    """
+
+    url: str
+    headers: Headers = Headers()  # noqa: RUF009 - immutable
+    size: int | None = None
+    version: Version | None = None
+    start: int = 0
+    resumable: bool = False
+    not_modified: bool = False
+    sources: tuple[str, ...] = ()
+    proof: str = "unproven"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a driver opened: `info`, and `body`, the only way that bytes come out.
+
+    The body is an async iterator of blocks; each block is valid until the next is asked for. The engine closes the
+    body (``aclose``, where it has one) before the answer is left.
+    """
+
+    info: Info
+    body: AsyncIterator[Block]
+
+    def transformed(self, body: AsyncIterator[Block]) -> Payload:
+        """Return a payload of other bytes (decoded, say): what was true of the original ones alone is dropped.
+
+        Such bytes are never kept for a resume, and whoever transforms must see to it that they are complete.
+        """
+        info = replace(
+            self.info,
+            headers=self.info.headers.without(_DESCRIBES_CONTENT),
+            size=None,
+            version=None,
+            resumable=False,
+            proof="transformed",
+        )
+        return Payload(info, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The decision of an `error` hook: another attempt.
+
+    ``Retry()``: another way, now (the next mirror, a new token). ``Retry(after=seconds)``: again, later, in a new
+    round.
+    """
+
+    after: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.after is not None and not 0 <= self.after < float("inf"):
+            raise ValueError(f"Retry(after=…) is a number of seconds, from 0; not {self.after!r}")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Attempt:
+    """A failed attempt: the source, its round (from 1), the bytes kept, the error, and the plugin that repaired it.
+
+    `repaired_by` is the name of the plugin whose Retry was followed, or None where it was the end.
+    """
+
+    source: str
+    round: int
+    kept: int
+    error: DownloadError
+    repaired_by: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Attempt, (show(self.source), self.round, self.kept, self.error, self.repaired_by)
+
+    def __repr__(self) -> str:
+        return f"Attempt({show(self.source)!r}, round={self.round}, kept={self.kept}, error={self.error!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Result:
+    """What a download delivered.
+
+    `url` is that of the download and `source` the one that delivered, after redirects, both without userinfo;
+    `size` is in bytes; `digests` maps names of algorithms to hexadecimal digits; `attempts` counts all of them, the
+    failed ones are in `history`; `proof` is what proved the bytes complete (a length, a final chunk, FTP's SIZE,
+    a digest), or "unproven".
+    """
+
+    url: str
+    source: str
+    path: PathLike[str] | None
+    size: int
+    digests: Mapping[str, str]
+    headers: Headers
+    attempts: int
+    attachment: object = None
+    not_modified: bool = False
+    proof: str = "unproven"
+    version: Version | None = None
+    history: tuple[Attempt, ...] = ()
+
+    @property
+    def artifact_attributes(self) -> dict[str, int | str]:
+        """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``."""
+        return {"size": self.size, **self.digests}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = [getattr(self, name) for name in self.__slots__]
+        return Result, (show(self.url), show(self.source), *values[2:])
+
+    def __repr__(self) -> str:
+        return (
+            f"Result({show(self.url)!r}, source={show(self.source)!r}, path={self.path!r}, size={self.size},"
+            f" digests={dict(self.digests)!r}, attempts={self.attempts}, proof={self.proof!r})"
+        )

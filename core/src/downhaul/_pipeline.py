@@ -1,0 +1,229 @@
+"""The way of a byte: from a driver's body to the checks and digests, the sink, and the consumer of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ._digests import Digests
+from ._errors import DownloadError
+from ._registry import plugin_error
+from ._validations import DigestValidation
+from ._writers import write_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+    from ._models import Block
+    from ._transfer import Transfer
+    from ._validations import Check, Validation
+    from ._writers import Sink, Writer
+
+_BATCH: Final = 1024 * 1024  # bytes that are worth a thread's while, and the most that waits for one
+_log: Final = logging.getLogger("downhaul.pipeline")
+_INLINE: Final = 128 * 1024  # bytes that cost less here than the way to a thread and back
+
+
+class Outlet(Protocol):
+    """Where the bytes of a stream go on to: it holds back the last of them, and what was released stays released."""
+
+    @property
+    def released(self) -> int:
+        """The number of bytes that the consumer has."""
+
+    async def put(self, block: bytes) -> None:
+        """Pass *block* on, after those before it; waits for the consumer."""
+
+    def restart(self) -> None:
+        """The bytes come from 0 again: those released are compared instead of passed on."""
+
+    async def finish(self) -> None:
+        """Release the rest: it is valid."""
+
+
+class Pipeline:
+    """The bytes of one transfer: checks, digests and sink, which always stand at one position or start again.
+
+    Blocks are collected and handled a batch at a time in a thread, while the next batch arrives; what is small is
+    handled at once. Without a sink and an outlet the bytes are only judged.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet | None,
+        validations: Sequence[Validation],
+        digests: Sequence[str],
+        executor: Callable[[], Executor],
+    ) -> None:
+        self.outlet = outlet
+        self.sink: Sink | None = None
+        self._validations, self._digest_names, self._executor = list(validations), digests, executor
+        self._batch: list[bytes] = []
+        self._batched = 0
+        self._worker: asyncio.Future[None] | None = None
+        self.position = 0
+        self.committed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        shared = [each.algorithm for each in self._validations if isinstance(each, DigestValidation)]
+        self.digests = Digests((*self._digest_names, *shared))
+        self.checks = tuple((each, self._check(each)) for each in self._validations)
+        self._updates = [self.digests.update, *(check.update for _, check in self.checks)]
+
+    def _check(self, validation: Validation) -> Check:
+        if isinstance(validation, DigestValidation):
+            return validation.sharing(self.digests)
+        with _blamed(validation, "check"):
+            return validation.check()
+        raise AssertionError  # the line above returns or raises
+
+    def open(self, writer: Writer | None, transfer: Transfer) -> None:
+        """Open the sink of *writer*, before anything is asked for."""
+        if writer is not None:
+            with _blamed(writer, "open"):
+                self.sink = writer.open(transfer)
+
+    def require(self, validation: Validation) -> None:
+        """Add *validation*; bytes that are there already have escaped it, so they are dropped."""
+        if validation not in self._validations:
+            self._validations.append(validation)
+            self.restart()
+
+    @property
+    def validations(self) -> Sequence[Validation]:
+        """The validations that judge the bytes."""
+        return self._validations
+
+    async def feed(self, block: Block) -> None:
+        """Take the next *block*; it may be reused when this returns. Waits when the thread is behind."""
+        data = block if type(block) is bytes else bytes(block)
+        self.position += len(data)
+        if self.outlet is not None:
+            await self._handle([data], len(data))
+            await self.outlet.put(data)
+            return
+        self._batch.append(data)
+        self._batched += len(data)
+        if self._batched >= _BATCH:
+            await self._settle()
+            self._start()
+
+    async def drain(self) -> None:
+        """Handle all that was fed, so that sink and checks stand at `position`."""
+        await self._settle()
+        if self._batch:
+            batch, size = self._take()
+            await self._handle(batch, size)
+
+    def restart(self) -> None:
+        """Start again from 0: nothing of the bytes so far remains, save what a consumer has."""
+        self._take()
+        if self.sink is not None:
+            with _blamed(self.sink, "truncate"):
+                self.sink.truncate(0)
+        if self.outlet is not None:
+            self.outlet.restart()
+        self.position = 0
+        self._begin()
+
+    async def commit(self) -> None:
+        """Publish what is in the sink; a commit that was started finishes."""
+        if self.sink is None:
+            return
+        if self.position <= _INLINE:
+            self._publish(self.sink)
+        else:
+            await self._in_thread(partial(self._publish, self.sink))
+
+    async def halt(self) -> None:
+        """Wait until no thread is at work, whatever it has to say; cancellation waits too."""
+        self._take()
+        if self._worker is not None:
+            cancelled = await finished(self._worker)
+            self._worker.cancelled() or self._worker.exception()
+            self._worker = None
+            if cancelled is not None:
+                raise cancelled
+
+    def discard(self) -> None:
+        """Leave nothing behind in the sink."""
+        if self.sink is not None:
+            try:
+                self.sink.discard()
+            except Exception as reason:
+                _log.error("%s", plugin_error(f"{type(self.sink).__name__}.discard", reason))
+
+    def _take(self) -> tuple[list[bytes], int]:
+        batch, size = self._batch, self._batched
+        self._batch, self._batched = [], 0
+        return batch, size
+
+    def _start(self) -> None:
+        batch, _ = self._take()
+        loop = asyncio.get_running_loop()
+        self._worker = loop.run_in_executor(self._executor(), self._consume, batch)
+
+    async def _settle(self) -> None:
+        """Wait for the batch in the thread, and raise what it raised."""
+        if self._worker is not None:
+            await asyncio.wait((self._worker,))
+            worker, self._worker = self._worker, None
+            worker.result()
+
+    async def _handle(self, batch: list[bytes], size: int) -> None:
+        if size <= _INLINE:
+            self._consume(batch)
+        else:
+            await self._in_thread(partial(self._consume, batch))
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        future = asyncio.get_running_loop().run_in_executor(self._executor(), work)
+        cancelled = await finished(future)
+        future.result()
+        if cancelled is not None:
+            raise cancelled
+
+    def _consume(self, batch: list[bytes]) -> None:
+        for block in batch:
+            for update in self._updates:
+                with _blamed(update, "update"):
+                    update(block)
+            if self.sink is not None:
+                with _blamed(self.sink, "write"):
+                    self.sink.write(block)
+
+    def _publish(self, sink: Sink) -> None:
+        with _blamed(sink, "commit"):
+            sink.commit()
+        self.committed = True
+
+
+class _blamed(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
+    """Turns what escapes from somebody's sink or check into an error of the tree that names it."""
+
+    def __init__(self, culprit: object, step: str) -> None:
+        self._culprit, self._step = culprit, step
+
+    def __exit__(self, kind: type[BaseException] | None, reason: BaseException | None, trace: object) -> None:
+        if reason is None or isinstance(reason, DownloadError) or not isinstance(reason, Exception):
+            return
+        name = type(getattr(self._culprit, "__self__", self._culprit)).__name__
+        if isinstance(reason, OSError):
+            raise write_error(reason, f"{name}.{self._step}") from None
+        raise plugin_error(f"{name}.{self._step}", reason) from None
+
+
+async def finished(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until *future* is done even if cancelled meanwhile; return the cancellation, for the caller to raise."""
+    cancelled = None
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError as reason:
+            cancelled = reason
+    return cancelled

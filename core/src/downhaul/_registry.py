@@ -1,0 +1,246 @@
+"""The hooks of a tuple of plugins: what is refused, in which order they are called, who failed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import traceback
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import pluggy
+
+from ._drivers import Driver
+from ._errors import DownloadError, PluginError
+from ._models import Retry
+from ._urls import show_text
+from .hookspecs import PROJECT, Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from ._models import Payload, Result
+    from ._transfer import Transfer
+
+HOOKS: Final = ("prepare", "fetch", "validate", "error", "done")
+_MARK: Final = f"{PROJECT}_impl"
+_log: Final = logging.getLogger("downhaul.hooks")
+
+
+def check_plugin(plugin: object) -> None:
+    """Raise PluginError, naming plugin and hook, if *plugin* breaks the contract of `downhaul.hookspecs`."""
+    if isinstance(plugin, type):
+        raise PluginError(f"{plugin.__name__} is a class; a plugin is an object: {plugin.__name__}(…)")
+    kind: Any = type(plugin)
+    _check_class(kind)
+    try:
+        hash(plugin)
+    except TypeError:
+        raise PluginError(
+            f"{_name(plugin)} is not hashable, but plugins are values: make it a frozen dataclass of hashable fields"
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _check_class(kind: Any) -> None:
+    name, found = kind.__name__, set()
+    for attribute in dir(kind):
+        function = inspect.getattr_static(kind, attribute)
+        options = getattr(function, _MARK, None)
+        if options is None:
+            if attribute in HOOKS and function is not inspect.getattr_static(Plugin, attribute):
+                raise PluginError(f"{name}.{attribute} lacks @hookimpl")
+            continue
+        hook = options["specname"] or attribute
+        if hook not in HOOKS:
+            raise PluginError(f"{name}.{attribute}: there is no hook {hook!r}, only {', '.join(HOOKS)}")
+        if hook in found:
+            raise PluginError(f"{name} implements {hook} twice")
+        found.add(hook)
+        _check_function(f"{name}.{attribute}", hook, function, options)
+    if not found:
+        raise PluginError(f"{name} is no plugin: none of its methods carries @hookimpl")
+
+
+def _check_function(name: str, hook: str, function: Any, options: pluggy.HookimplOpts) -> None:
+    wrapper = options["wrapper"] or options["hookwrapper"]
+    if wrapper and hook != "fetch":
+        raise PluginError(f"{name}: only fetch can be wrapped")
+    if options["hookwrapper"]:
+        raise PluginError(f"{name}: hookwrapper=True is the old form; use wrapper=True")
+    specification = getattr(Plugin, hook)
+    if inspect.iscoroutinefunction(specification) and not inspect.iscoroutinefunction(function):
+        raise PluginError(f"{name} must be async def")
+    if not inspect.iscoroutinefunction(specification) and inspect.iscoroutinefunction(function):
+        raise PluginError(f"{name} must be a plain def")
+    if wrapper and not inspect.isgeneratorfunction(function):
+        raise PluginError(f"{name}: a wrapper is a generator with one yield")
+    if not wrapper and inspect.isasyncgenfunction(inspect.unwrap(function)):
+        raise PluginError(
+            f"{name}: an async generator cannot pass by returning None; let it decide and return self._open(…)"
+        )
+    unknown = set(inspect.signature(function).parameters) - set(inspect.signature(specification).parameters)
+    if unknown:
+        raise PluginError(f"{name}: unknown argument {', '.join(sorted(unknown))}")
+
+
+class _Manager(pluggy.PluginManager):
+    """pluggy's manager, looking at public names only: a quarter of the time."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> pluggy.HookimplOpts | None:
+        return None if name.startswith("_") else super().parse_hookimpl_opts(plugin, name)
+
+
+class Hooks:
+    """The hooks of *plugins*, given in the order download's, context's, built-in; an equal one counts once.
+
+    `fetch` and `done` are plain and come out in pluggy's own way and order. pluggy cannot await, so the others are
+    awaited here one after another, over its public ``get_hookimpls()``.
+    """
+
+    def __init__(self, plugins: Sequence[object]) -> None:
+        self.plugins = tuple(dict.fromkeys(plugins))
+        manager = _Manager(PROJECT)
+        manager.add_hookspecs(Plugin)
+        for plugin in self.plugins:
+            check_plugin(plugin)
+        # pluggy calls the last one registered first, but inverts that for trylast.
+        late = [plugin for plugin in self.plugins if _is_trylast(plugin, "fetch")]
+        early = [plugin for plugin in reversed(self.plugins) if plugin not in late]
+        for plugin in (*late, *early):
+            manager.register(plugin)
+        self._fetch = manager.hook.fetch
+        rank = {plugin: place for place, plugin in enumerate(self.plugins)}
+        self._impls: dict[str, list[pluggy.HookImpl]] = {
+            hook: sorted(
+                getattr(manager.hook, hook).get_hookimpls(),
+                key=lambda impl: (impl.trylast - impl.tryfirst, rank[impl.plugin]),
+            )
+            for hook in HOOKS
+        }
+
+    async def prepare(self, transfer: Transfer) -> None:
+        """Await every `prepare`, in order."""
+        for impl in self._impls["prepare"]:
+            self._expect_none(impl, await self._await(impl, {"transfer": transfer}))
+
+    def fetch(self, transfer: Transfer) -> AbstractAsyncContextManager[Payload]:
+        """Return the first answer, as the wrappers left it."""
+        failure: PluginError
+        try:
+            return self._answer(self._fetch(transfer=transfer))
+        except DownloadError:
+            raise
+        except Exception as reason:
+            failure = self.failed("fetch", reason)
+        raise failure
+
+    def fetch_plain(self, transfer: Transfer, asker: object) -> AbstractAsyncContextManager[Payload]:
+        """Return the first answer of the plugins other than *asker*, without wrappers."""
+        failure: PluginError
+        try:
+            for impl in self._impls["fetch"]:
+                if impl.plugin != asker and not impl.wrapper:
+                    answer = _call(impl, {"transfer": transfer})
+                    if answer is not None:
+                        return self._answer(answer)
+            raise PluginError("nobody answered: the built-in dispatch to drivers is gone")
+        except DownloadError:
+            raise
+        except Exception as reason:
+            failure = self.failed("fetch", reason)
+        raise failure
+
+    async def validate(self, transfer: Transfer) -> None:
+        """Await every `validate`, in order."""
+        for impl in self._impls["validate"]:
+            self._expect_none(impl, await self._await(impl, {"transfer": transfer}))
+
+    async def error(
+        self, transfer: Transfer, error: DownloadError, start: int = 0
+    ) -> tuple[Retry, str, int] | tuple[None, None, None]:
+        """Ask for a `Retry`, from the *start*-th hook on: the answer, who gave it, and where to go on asking."""
+        for place, impl in enumerate(self._impls["error"][start:], start + 1):
+            answer = await self._await(impl, {"transfer": transfer, "error": error})
+            if answer is None:
+                continue
+            if not isinstance(answer, Retry):
+                raise PluginError(f"{_name(impl.plugin)}.error returned {answer!r}, neither a Retry nor None")
+            return answer, _name(impl.plugin), place
+        return None, None, None
+
+    def done(self, transfer: Transfer, outcome: Result | DownloadError | None) -> None:
+        """Call every `done`, in order; what one raises is logged."""
+        for impl in self._impls["done"]:
+            try:
+                _call(impl, {"transfer": transfer, "outcome": outcome})
+            except Exception as reason:
+                _log.exception("%s", self.failed("done", reason, impl.plugin), exc_info=False)
+
+    def failed(self, where: str, reason: BaseException, plugin: object = None) -> PluginError:
+        """Return a PluginError for what escaped from a plugin: the one given, or else found by the traceback."""
+        plugin = plugin if plugin is not None else self._blame(reason.__traceback__)
+        name = "a plugin" if plugin is None else _name(plugin)
+        return plugin_error(f"{name}.{where}", reason)
+
+    async def _await(self, impl: pluggy.HookImpl, arguments: dict[str, object]) -> object:
+        failure: PluginError
+        try:
+            return await _call(impl, arguments)
+        except DownloadError:
+            raise
+        except asyncio.CancelledError as reason:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure = self.failed(impl.function.__name__, reason, impl.plugin)  # nobody cancelled us: its own doing
+        except Exception as reason:
+            failure = self.failed(impl.function.__name__, reason, impl.plugin)
+        raise failure
+
+    def _answer(self, answer: object) -> AbstractAsyncContextManager[Payload]:
+        if not (hasattr(answer, "__aenter__") and hasattr(answer, "__aexit__")):
+            raise PluginError(f"a fetch hook returned {answer!r}, neither an async context manager nor None")
+        return answer
+
+    def _expect_none(self, impl: pluggy.HookImpl, answer: object) -> None:
+        if answer is not None:
+            raise PluginError(f"{_name(impl.plugin)}.{impl.function.__name__} returned {answer!r}; it must return None")
+
+    def _blame(self, trace: TracebackType | None) -> object:
+        """Return the plugin (or driver) in whose method the exception arose, by the innermost frame that has one."""
+        blamed: object = None
+        own = {id(plugin) for plugin in self.plugins}
+        while trace is not None:
+            owner = trace.tb_frame.f_locals.get("self")
+            if id(owner) in own or isinstance(owner, Driver):
+                blamed = owner
+            trace = trace.tb_next
+        return blamed
+
+
+def plugin_error(where: str, reason: BaseException) -> PluginError:
+    """Return a PluginError that says where a foreign exception came from; its traceback is kept as a note, as text."""
+    error = PluginError(f"{where} failed: {type(reason).__name__}: {reason}")
+    trace = "".join(traceback.format_tb(reason.__traceback__))
+    error.add_note("\n".join(map(show_text, trace.splitlines())))
+    return error
+
+
+def _call(impl: pluggy.HookImpl, arguments: dict[str, object]) -> Any:
+    return impl.function(*[arguments[name] for name in impl.argnames])
+
+
+def _is_trylast(plugin: object, hook: str) -> bool:
+    for attribute in dir(type(plugin)):
+        options = getattr(inspect.getattr_static(type(plugin), attribute), _MARK, None)
+        if options is not None and (options["specname"] or attribute) == hook:
+            return bool(options["trylast"])
+    return False
+
+
+def _name(plugin: object) -> str:
+    return type(plugin).__name__

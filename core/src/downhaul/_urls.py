@@ -1,0 +1,109 @@
+"""What a URL is, whose it is, and how it may be shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ftp": 21, "ftps": 990}
+_SECURE: Final = frozenset({"https", "ftps"})
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}[^\s\"'<>]+")
+_USERINFO: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+_SHOWN: Final = 500
+
+
+def check_url(url: str) -> str:
+    """Return *url* unchanged, or raise ValueError (TypeError) that says what is wrong with it.
+
+    Control characters would be injected into request lines and FTP commands; they are refused here, before any
+    I/O, and again by each driver after decoding (RFC 3986, section 2; RFC 959, section 5.3).
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is a str, not {type(url).__name__}")
+    if _CONTROL.search(url) or url != url.strip():
+        raise ValueError(f"malformed URL: control characters or blanks around it: {show(url)}")
+    if not _SCHEME.match(url):
+        raise ValueError(f"malformed URL: no scheme, such as https://, in {show(url)!r}")
+    try:
+        url.encode()
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, 0, None
+    if parts is None or "\\" in parts.netloc or port == 0:
+        raise ValueError(f"malformed URL: host or port cannot be read in {show(url)!r}")
+    if not host and (parts.scheme in _DEFAULT_PORTS or parts.netloc):
+        raise ValueError(f"malformed URL: no host in {show(url)!r}")
+    return url
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of *url*, in lower case."""
+    return url.partition(":")[0].lower()
+
+
+def origin(url: str) -> str:
+    """Return ``scheme://host:port`` of *url* with the default port left out (RFC 6454, section 6.2).
+
+    URLs without a host (``data:``) have their scheme for an origin.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not host:
+        return f"{parts.scheme}:"
+    if ":" in host:
+        host = f"[{host}]"
+    port = parts.port
+    if port is None or port == _DEFAULT_PORTS.get(parts.scheme):
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def split_userinfo(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Return *url* without its userinfo, and the name and the password that stood there, decoded."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    name, _, password = userinfo.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), (unquote(name), unquote(password))
+
+
+def is_downgrade(before: str, after: str) -> bool:
+    """Tell whether going from the URL *before* to *after* gives up encryption."""
+    return scheme_of(before) in _SECURE and scheme_of(after) not in _SECURE
+
+
+def show(url: str) -> str:
+    """Return *url* as it may be shown: no userinfo, no query values, no control characters, not endless."""
+    url = _USERINFO.sub(r"\1", url)
+    head, mark, tail = url.partition("?")
+    if mark:
+        query, hash_mark, fragment = tail.partition("#")
+        url = f"{head}?{'&'.join(map(_hide_value, query.split('&')))}{hash_mark}{fragment}"
+    if len(url) > _SHOWN:
+        url = f"{url[:_SHOWN]}…"
+    return printable(url)
+
+
+def show_text(text: str) -> str:
+    """Return *text* with every URL in it as `show` shows it, and nothing that could steer a terminal."""
+    return printable(_URL_IN_TEXT.sub(lambda match: show(match[0]), text))
+
+
+def printable(text: str) -> str:
+    """Return *text* with every character that is not printable written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def _hide_value(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    return f"{name}=***" if equals else "***" if parameter else ""

@@ -1,0 +1,232 @@
+"""Writers: where bytes go, described apart from the open place that they go to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import secrets
+import stat
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+from ._errors import WriteError
+
+if TYPE_CHECKING:
+    from ._models import Block
+    from ._transfer import Transfer
+
+_NAME_MAX: Final = 255
+_UMASK: Final = re.compile(r"^Umask:\s*([0-7]+)", re.MULTILINE)
+
+
+class Sink(Protocol):
+    """An open place for the bytes of one transfer; synchronous, and called from one thread at a time.
+
+    Raise OSError or WriteError on failure: it ends the download. A sink may have a method ``reader()`` that returns
+    the bytes so far as a binary file, for hooks that want to read them before they are published.
+    """
+
+    @property
+    def position(self) -> int:
+        """The number of bytes written."""
+
+    def write(self, block: Block) -> None:
+        """Append *block*, all of it."""
+
+    def truncate(self, position: int) -> None:
+        """Forget the bytes behind *position*; a sink that cannot raises OSError."""
+
+    def commit(self) -> None:
+        """Publish the bytes: all of them, or none."""
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+
+class Writer(ABC):
+    """Base class of writers: a description that opens a `Sink` for each transfer."""
+
+    @abstractmethod
+    def open(self, transfer: Transfer) -> Sink:
+        """Return a place for the bytes of *transfer*; raise WriteError at once where none can be had."""
+
+
+class FileWriter(Writer):
+    """Writes a file at *path*, atomically: it is complete and validated, or not there.
+
+    The bytes go to a sibling of mode 0600, which is renamed over *path* in the end, with mode ``0666 & ~umask``. A
+    symbolic link there is replaced, not followed. Directories are not created.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def open(self, transfer: Transfer) -> Sink:  # noqa: ARG002
+        """Return a sink; raise WriteError if no file can be written at the path."""
+        return _FileSink(self.path)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FileWriter) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"FileWriter({str(self.path)!r})"
+
+
+class BufferWriter(Writer):
+    """Keeps the bytes in memory."""
+
+    def __init__(self) -> None:
+        self._content: bytes | None = None
+
+    def content(self) -> bytes:
+        """Return the bytes of the last download that succeeded; ValueError before the first."""
+        if self._content is None:
+            raise ValueError("nothing was downloaded into this BufferWriter yet")
+        return self._content
+
+    def open(self, transfer: Transfer) -> Sink:  # noqa: ARG002
+        """Return a sink in memory."""
+        return _BufferSink(self)
+
+    def _publish(self, content: bytes) -> None:
+        self._content = content
+
+
+class _BufferSink:
+    def __init__(self, writer: BufferWriter) -> None:
+        self._writer, self._bytes = writer, bytearray()
+
+    @property
+    def position(self) -> int:
+        return len(self._bytes)
+
+    def write(self, block: Block) -> None:
+        self._bytes += block
+
+    def truncate(self, position: int) -> None:
+        del self._bytes[position:]
+
+    def commit(self) -> None:
+        self._writer._publish(bytes(self._bytes))
+
+    def discard(self) -> None:
+        self._bytes.clear()
+
+    def reader(self) -> BinaryIO:
+        return io.BytesIO(self._bytes)
+
+
+class _FileSink:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary: Path | None = None
+        self._file = -1
+        self.position = 0
+        with _told(path):
+            self._look()
+
+    def write(self, block: Block) -> None:
+        with _told(self._path):
+            self._create()
+            view = memoryview(block).cast("B")
+            while view:
+                written = os.write(self._file, view)
+                self.position += written
+                view = view[written:]
+
+    def truncate(self, position: int) -> None:
+        if self._file >= 0:
+            with _told(self._path):
+                os.ftruncate(self._file, position)
+                os.lseek(self._file, position, os.SEEK_SET)
+        self.position = min(position, self.position)
+
+    def commit(self) -> None:
+        with _told(self._path):
+            temporary = self._create()
+            os.fchmod(self._file, 0o666 & ~_umask())
+            self._close()
+            self._look()
+            temporary.replace(self._path)
+            self._temporary = None
+
+    def discard(self) -> None:
+        self._close()
+        if self._temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._temporary.unlink()
+            self._temporary = None
+
+    def reader(self) -> BinaryIO:
+        with _told(self._path):
+            return self._create().open("rb")
+
+    def _look(self) -> None:
+        """Raise OSError if the path is no place for a file, before any byte is asked for."""
+        try:
+            mode = os.lstat(self._path).st_mode
+        except FileNotFoundError:
+            mode = None
+        parent = self._path.parent
+        if mode is not None and stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise OSError(errno.EINVAL, "it is neither a file nor a link")
+        if not parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"there is no directory {str(parent)!r}; create it first")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write in {str(parent)!r}")
+
+    def _create(self) -> Path:
+        if self._temporary is None:
+            ending = f".{secrets.token_hex(6)}.part"
+            stem = os.fsencode(self._path.name)[: _NAME_MAX - len(ending) - 1]
+            temporary = self._path.with_name(f".{os.fsdecode(stem)}{ending}")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = os.open(temporary, flags, 0o600)
+            self._temporary = temporary
+        return self._temporary
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            file, self._file = self._file, -1
+            os.close(file)
+
+
+class _told:  # noqa: N801 - reads as a statement
+    """Turns an OSError into a WriteError that names the path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, reason: BaseException | None, trace: object) -> None:
+        if isinstance(reason, OSError):
+            raise write_error(reason, f"cannot write {str(self._path)!r}") from None
+
+
+def write_error(reason: OSError, what: str) -> WriteError:
+    """Return a WriteError for the system's *reason*; *what* says what could not be done."""
+    return WriteError(f"{what}: {reason.strerror or reason}", reason.errno)
+
+
+def _umask() -> int:
+    """Return the umask; the only call for it sets it too, and so would disturb other threads."""
+    try:
+        found = _UMASK.search(Path("/proc/self/status").read_text("ascii", "replace"))
+    except OSError:
+        found = None
+    if found:
+        return int(found[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,130 @@
+"""Mirror lists: where else a file can be had, and the next place to ask when one fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from downhaul import (
+    BufferWriter,
+    Check,
+    Plugin,
+    PreparationError,
+    Retry,
+    SizeMismatch,
+    Validation,
+    hookimpl,
+    origin,
+    show,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from downhaul import Block, DownloadError, Transfer
+
+_LIST_SIZE: Final = 1024 * 1024  # bytes
+_MIRRORS: Final = 1000
+
+
+@dataclass(frozen=True)
+class MirrorList(Plugin):
+    """Asks the mirrors of a list for the file, in the order of the list; the next one when one fails, however it does.
+
+    The list is text with a URL on each line; blank lines and those that begin with "#" do not count.
+
+    ``MirrorList(list_url, replaces=prefix)`` is for a context: the lines are prefixes, and take the place of *prefix*
+    in the URL of each download that begins with it. ``MirrorList(list_url)`` is for a download: the lines are complete
+    URLs of its file. ``MirrorList()`` is for a download whose own URL is that of such a list.
+
+    The list is fetched once per context, and again after *ttl* seconds.
+    """
+
+    list_url: str | None = None
+    replaces: str | None = None
+    ttl: float | None = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.replaces is not None and self.list_url is None:
+            raise ValueError("MirrorList(replaces=…) needs the URL of the list too")
+        if self.replaces == "":
+            raise ValueError("MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/")
+
+    @hookimpl
+    async def prepare(self, transfer: Transfer) -> None:
+        """Aim at the mirror whose turn it is."""
+        url = transfer.download.url
+        if self.replaces is not None and not url.startswith(self.replaces):
+            return
+        turn = transfer.state(self, _Turn)
+        if turn.round != transfer.round:
+            turn.round, turn.index = transfer.round, 0
+        list_url = self.list_url or url
+        lines = await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
+        turn.sources = [self._source(line, url) for line in lines]
+        transfer.request = replace(transfer.request, url=turn.sources[turn.index])
+
+    @hookimpl
+    async def error(self, transfer: Transfer, error: DownloadError) -> Retry | None:  # noqa: ARG002
+        """Move on to the next mirror, if there is one: only here, so another plugin's Retry means this mirror again."""
+        turn = transfer.state(self, _Turn)
+        if turn.index + 1 >= len(turn.sources):
+            return None
+        turn.index += 1
+        return Retry()
+
+    def _source(self, line: str, url: str) -> str:
+        return line if self.replaces is None else line + url.removeprefix(self.replaces)
+
+    async def _load(self, transfer: Transfer, list_url: str) -> Sequence[str]:
+        writer = BufferWriter()
+        download = transfer.nested(self, list_url, writer)
+        await download.clone(validations=(_AtMost(_LIST_SIZE),)).run()
+        text = writer.content().decode("utf-8-sig", "replace")
+        lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+        mirrors = [line for line in dict.fromkeys(lines) if _is_url(line)][:_MIRRORS]
+        if not mirrors:
+            raise PreparationError(f"the mirror list {show(list_url)} names no URL")
+        return mirrors
+
+
+@dataclass
+class _Turn:
+    """Which mirror is asked in this round of one transfer."""
+
+    round: int = 1
+    index: int = 0
+    sources: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _AtMost(Validation):
+    """The bytes are no more than *size*."""
+
+    size: int
+
+    def check(self) -> Check:
+        return _Counter(self.size)
+
+
+class _Counter:
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def update(self, block: Block) -> None:
+        self._left -= len(block)
+        self.finish()
+
+    def finish(self) -> None:
+        if self._left < 0:
+            raise SizeMismatch("a mirror list of more than 1 MiB")
+
+
+def _is_url(line: str) -> bool:
+    if not line.isprintable() or " " in line:
+        return False
+    try:
+        return "://" in line and "//" in origin(line)
+    except ValueError:
+        return False
