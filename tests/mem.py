@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from downhaul import (
     AccessDenied,
     ConnectError,
+    Context,
     Driver,
-
     Headers,
     Info,
     NotFound,
     Payload,
+    Plugin,
     RangeRefused,
     Redirected,
+    Retries,
+    Retry,
     ServerError,
     StatusError,
     Truncated,
     Version,
+    hookimpl,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
+    from typing import Any
 
-    from downhaul import Request, Settings
+    from downhaul import DownloadError, Request, Result, Settings, Transfer
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Reply:
     data: bytes = b""
     status: int = 200
     cut: int | None = None  # the connection is lost after this many bytes of the file
+    breaks: Exception | None = None  # what that loss is told as, if not as Truncated
     ranges: bool = True
     start: int | None = None  # a range is answered from here, whatever was asked
     tag: str | None = '"v1"'
@@ -52,6 +57,16 @@ class Reply:
     headers: tuple[tuple[str, str], ...] = ()
     block: int = 16 * 1024
     gate: asyncio.Event | None = None  # opens after this
+
+
+def _describing(reply: Reply, start: int) -> tuple[tuple[str, str], ...]:
+    """Return what HTTP says of the content: a part speaks of itself (RFC 9110, section 15.3.7)."""
+    whole = len(reply.data)
+    if not reply.size:
+        return ()
+    if not start:
+        return (("Content-Length", str(whole)),)
+    return ("Content-Length", str(whole - start)), ("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
 
 
 @dataclass
@@ -113,7 +128,7 @@ class MemDriver(Driver):
             version = Version(tag=reply.tag, size=len(reply.data), strong=not reply.weak) if reply.tag else None
             if start and request.version is not None and version is not None and request.version.contradicts(version):
                 start = 0
-            headers = Headers((("Content-Length", str(len(reply.data))), *reply.headers) if reply.size else reply.headers)
+            headers = Headers((*_describing(reply, start), *reply.headers))
             if request.unless is not None and request.unless == version:
                 yield Payload(Info(request.url, headers, not_modified=True, version=version), self._body(reply, 0, 0))
                 return
@@ -157,6 +172,47 @@ class MemDriver(Driver):
         if reply.hang == "body":
             await asyncio.Event().wait()
         if reply.cut is not None and stop is None:
-            raise Truncated("the connection was lost")
+            raise reply.breaks or Truncated("the connection was lost")
 
 
+@dataclass(frozen=True)
+class Mirrors(Plugin):
+    """Asks these URLs one after another, in every round from the first."""
+
+    urls: tuple[str, ...]
+
+    @hookimpl
+    async def prepare(self, transfer: Transfer) -> None:
+        turn = transfer.state(self, dict)
+        if turn.get("round") != transfer.round:
+            turn.update(round=transfer.round, index=0)
+        transfer.request = replace(transfer.request, url=self.urls[turn["index"]])
+
+    @hookimpl
+    async def error(self, transfer: Transfer) -> Retry | None:
+        turn = transfer.state(self, dict)
+        if turn["index"] + 1 >= len(self.urls):
+            return None
+        turn["index"] += 1
+        return Retry()
+
+
+class Ledger(Plugin):
+    """Notes every error that hooks are asked about, and every end."""
+
+    def __init__(self) -> None:
+        self.errors: list[DownloadError] = []
+        self.outcomes: list[Result | DownloadError | None] = []
+
+    @hookimpl(tryfirst=True)
+    async def error(self, transfer: Transfer, error: DownloadError) -> None:
+        self.errors.append(error)
+
+    @hookimpl
+    def done(self, transfer: Transfer, outcome: Result | DownloadError | None) -> None:
+        self.outcomes.append(outcome)
+
+
+def context_of(driver: Driver, *plugins: object, **options: Any) -> Context:
+    """Return a context where *driver* serves ``mem:`` and rounds follow each other at once."""
+    return Context(drivers={"mem": driver}, plugins=(*plugins, Retries(base=0)), **options)

@@ -1,0 +1,8 @@
+"""The HTTP driver of downhaul: http and https, by way of httpx."""
+
+from __future__ import annotations
+
+from ._driver import HttpDriver
+from ._options import HttpOptions
+
+__all__ = ["HttpDriver", "HttpOptions"]

@@ -1,0 +1,191 @@
+"""What the head of an answer means: a file, a part of one, a redirect, a refusal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from downhaul import (
+    AccessDenied,
+    Info,
+    NotFound,
+    ProtocolError,
+    ProxyError,
+    RangeRefused,
+    Redirected,
+    RedirectError,
+    ServerError,
+    StatusError,
+    TooManyRequests,
+)
+
+from ._dates import retry_after
+from ._fields import Fields, text
+from ._ranges import ContentRange, content_range, disagreement
+from ._requests import asks_range, wants_head_only
+from ._versions import has_changed, if_range, version_of
+
+if TYPE_CHECKING:
+    import httpx
+
+    from downhaul import Request, Version
+
+_VERSIONS: Final = frozenset({b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_ERRORS: Final[dict[int, type[StatusError]]] = {
+    401: AccessDenied, 403: AccessDenied, 404: NotFound, 410: NotFound, 429: TooManyRequests,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A file or a part of one: its `info`, and the `length` of the body in bytes where the head tells it."""
+
+    info: Info
+    length: int | None
+    has_body: bool
+    http2: bool
+
+
+def read_head(request: Request, response: httpx.Response) -> Answer:
+    """Return what *response* to *request* delivers.
+
+    Raises Redirected for a redirect, RedirectError for one that leads nowhere, RangeRefused for a part that is not
+    the one asked for, StatusError for a refusal, ProxyError where it is the proxy's, ProtocolError.
+    """
+    protocol = response.extensions.get("http_version", b"HTTP/1.1")
+    if protocol not in _VERSIONS:
+        raise ProtocolError(f"the server speaks {text(protocol)[:20]!r}")
+    fields = Fields(response.headers.raw)
+    fields.check_budget()
+    status = response.status_code
+    if not 200 <= status < 300:
+        return _not_modified(request, response, fields)
+    length = fields.content_length()
+    if status == HTTPStatus.PARTIAL_CONTENT:
+        return _part(request, fields, length, protocol)
+    head_only = wants_head_only(request)
+    has_body = not head_only and status != HTTPStatus.NO_CONTENT
+    if status == HTTPStatus.NO_CONTENT:
+        length = 0
+    version = version_of(fields, length, time.time())
+    info = Info(
+        request.url,
+        fields.headers(),
+        size=length,
+        version=version,
+        start=request.offset if head_only else 0,
+        resumable=_is_resumable(fields, version),
+        proof=_proof(fields, length, protocol),
+    )
+    return Answer(info, length if has_body else 0, has_body, protocol == b"HTTP/2")
+
+
+def _part(request: Request, fields: Fields, length: int | None, protocol: bytes) -> Answer:
+    if not asks_range(request):
+        raise ProtocolError("the server answers with a part (206) though the whole was asked for")
+    found = _range_of(request, fields)
+    if length is not None and length != found.length:
+        raise RangeRefused(f"the part has {length} bytes, its Content-Range {found.length}")
+    version = version_of(fields, found.total, time.time())
+    if (asked := request.version) is not None:
+        if has_changed(asked, version, found.total):
+            raise RangeRefused("the file has changed since its first part was received")
+        if if_range(asked) is not None:
+            # The server has confirmed this very version, and may leave out what it said before.
+            version = asked
+    # Of a range without an end, in a file of unknown size, nothing says that it reaches the end.
+    proven = found.total is not None or request.length is not None
+    info = Info(
+        request.url,
+        fields.headers(),
+        size=found.total,
+        version=version,
+        start=found.first,
+        resumable=True,
+        proof=_proof(fields, found.length, protocol) if proven else "unproven",
+    )
+    return Answer(info, found.length, has_body=True, http2=protocol == b"HTTP/2")
+
+
+def _range_of(request: Request, fields: Fields) -> ContentRange:
+    kind = fields.single(b"content-type")
+    if kind is not None and kind.lower().lstrip().startswith("multipart/byteranges"):
+        raise RangeRefused("the answer has several parts (multipart/byteranges); one was asked for")
+    values = fields.all(b"content-range")
+    if len(values) != 1:
+        raise RangeRefused(f"the answer has {len(values) or 'no'} Content-Range; a part has one")
+    found = content_range(text(values[0]))
+    if found is None:
+        raise RangeRefused(f"the Content-Range cannot be read: {text(values[0])[:100]!r}")
+    if why := disagreement(found, request.offset, request.length):
+        raise RangeRefused(why)
+    return found
+
+
+def _not_modified(request: Request, response: httpx.Response, fields: Fields) -> Answer:
+    if response.status_code != HTTPStatus.NOT_MODIFIED or request.unless is None:
+        raise _refusal(request, response, fields)
+    unless = request.unless
+    info = Info(
+        request.url, fields.headers(), size=unless.size, version=unless, not_modified=True, proof="not modified"
+    )
+    return Answer(info, 0, has_body=False, http2=False)
+
+
+def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exception:
+    status, reason = response.status_code, _reason(response)
+    said = f"{status} {reason}".rstrip()
+    if status < 200:
+        return ProtocolError(f"the server answers {said}, which nobody asked for")
+    if status < 400:
+        locations = fields.all(b"location")
+        if status not in _REDIRECTS:
+            return RedirectError(f"the server answers {said}, which is no file")
+        if len(locations) != 1:
+            return RedirectError(
+                f"the server answers {said} with {len(locations) or 'no'} Location; a redirect has one"
+            )
+        return Redirected(request.redirected(_location(locations[0])))
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.offset > 0 and asks_range(request):
+        return RangeRefused(f"the server has nothing from byte {request.offset} on ({said})")
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return ProxyError(f"the proxy wants credentials ({said}): Settings(proxy='http://user:password@…')")
+    kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
+    wait = retry_after(fields.single(b"retry-after"), fields.single(b"date"), time.time())
+    return kind(f"the server answers {said}", status, reason, wait)
+
+
+def _reason(response: httpx.Response) -> str:
+    phrase: bytes | None = response.extensions.get("reason_phrase")
+    if phrase is not None:
+        return text(phrase)[:200]
+    try:
+        return HTTPStatus(response.status_code).phrase
+    except ValueError:
+        return ""
+
+
+def _location(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        # Neither ASCII nor UTF-8: the bytes are what the server will want to see again.
+        return "".join(chr(byte) if byte < 0x80 else f"%{byte:02X}" for byte in value)
+
+
+def _is_resumable(fields: Fields, version: Version | None) -> bool:
+    units = {unit.strip().lower() for value in fields.all(b"accept-ranges") for unit in value.split(b",")}
+    if units:
+        return b"bytes" in units
+    return version is not None and version.strong
+
+
+def _proof(fields: Fields, length: int | None, protocol: bytes) -> str:
+    if fields.all(b"transfer-encoding"):
+        return "final chunk"
+    if length is not None and (fields.all(b"content-length") or length == 0):
+        return "length"
+    return "end of stream" if protocol == b"HTTP/2" else "length" if length is not None else "unproven"

@@ -1,0 +1,216 @@
+"""The driver's own connections."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from downhaul import TLS, ProxyError
+
+from ._failures import is_foreign
+from ._options import HttpOptions
+from ._proxies import client_proxy, proxy_for
+from ._tls import ssl_context
+
+if TYPE_CHECKING:
+    from downhaul import Request, Settings
+
+    from ._senders import Send, Sender
+
+_PERIOD: Final = 15.0
+"""Seconds between two looks for what nobody uses any more."""
+
+_UNUSED: Final = 60.0
+"""Seconds after which settings that nobody uses are forgotten; reading the authorities again takes some 20 ms."""
+
+
+class Lane:
+    """A transport that carries one exchange at a time, so it has one connection.
+
+    The pool of the library would do: but it looks through all of its connections several times per request, which
+    costs more than everything else from some twenty on. And it lets several exchanges share a connection of HTTP/2:
+    there, one that is cancelled or left early takes the others with it, as the bytes that it was about to write are
+    lost and those that it does not read fill the window of all.
+    """
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport, pool: Pool, key: tuple[str, str]) -> None:
+        self.transport = transport
+        # The transport itself, without the client around it: that would keep cookies, follow redirects in its head,
+        # and log URLs, all of which costs time only to be prevented.
+        self.send: Send = transport.handle_async_request
+        self.proxied = bool(key[1])
+        self.defaults: list[tuple[bytes, bytes]] = []
+        self.pool = pool
+        self.key = key
+        self.free_since = 0.0
+
+    async def aclose(self) -> None:
+        """Close the connection, whatever state it is in."""
+        try:
+            await self.transport.aclose()
+        except Exception as reason:
+            if not is_foreign(reason):
+                raise
+
+
+class Pool:
+    """The free lanes for one combination of settings, by origin and proxy, and what new ones are made with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.options = settings.of(HttpOptions)
+        self.free: dict[tuple[str, str], list[Lane]] = {}
+        self.count = 0
+        self.users = 0
+        self.unused_since = 0.0
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._reading = asyncio.Lock()
+        self._no_trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    async def lane(self, key: tuple[str, str]) -> Lane:
+        """Return a free lane for *key* (origin and proxy), or a new one; raises TLSError and ProxyError."""
+        lanes = self.free.get(key)
+        if lanes:
+            # The last one that was used: its connection is the least likely to be dead.
+            lane = lanes.pop()
+            self.count -= 1
+            return lane
+        origin, proxy = key
+        # A client certificate is shown to the origin of the download only, so never to a proxy. And where nobody
+        # speaks TLS, nobody needs the authorities: reading them takes its time.
+        trust = await self._context(identity=True) if origin.startswith("https:") else self._no_trust
+        proxy_trust = await self._context(identity=False) if proxy[:6].lower() == "https:" else None
+        return Lane(_transport(self.options, trust, client_proxy(proxy, proxy_trust)), self, key)
+
+    def keep(self, lane: Lane) -> bool:
+        """Take *lane* among the free ones, unless there are as many as are allowed."""
+        if self.options.max_idle_connections is not None and self.count >= self.options.max_idle_connections:
+            return False
+        lane.free_since = time.monotonic()
+        self.free.setdefault(lane.key, []).append(lane)
+        self.count += 1
+        return True
+
+    def expired(self, now: float) -> list[Lane]:
+        """Take out and return the lanes that have been free for longer than connections may be idle."""
+        limit = self.options.keepalive_expiry
+        found: list[Lane] = []
+        if limit is None:
+            return found
+        for key, lanes in list(self.free.items()):
+            found += [lane for lane in lanes if now - lane.free_since > limit]
+            self.free[key] = [lane for lane in lanes if now - lane.free_since <= limit]
+            if not self.free[key]:
+                del self.free[key]
+        self.count -= len(found)
+        return found
+
+    def everything(self) -> list[Lane]:
+        """Take out and return every free lane."""
+        found = [lane for lanes in self.free.values() for lane in lanes]
+        self.free.clear()
+        self.count = 0
+        return found
+
+    async def _context(self, *, identity: bool) -> ssl.SSLContext:
+        async with self._reading:
+            context = self._contexts.get(identity)
+            if context is None:
+                tls = self.settings.tls or TLS()
+                context = self._contexts[identity] = await asyncio.to_thread(ssl_context, tls, identity=identity)
+            return context
+
+
+class Pools:
+    """One pool per `Settings.connection`, without a limit to connections: the context has one."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Settings, Pool] = {}
+        self._lent: set[Lane] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def take(self, request: Request, settings: Settings) -> Lane:
+        """Return a lane for *request* alone; raises TLSError and ProxyError."""
+        pool = self._pools.get(settings.connection)
+        if pool is None:
+            pool = self._pools[settings.connection] = Pool(settings.connection)
+        pool.users += 1
+        try:
+            lane = await pool.lane((request.origin, proxy_for(request.url, settings)))
+        except BaseException:
+            self._unused(pool)
+            raise
+        self._lent.add(lane)
+        return lane
+
+    async def give_back(self, sender: Sender, *, clean: bool) -> None:
+        """Keep a lane for the next exchange, or close it unless it is *clean*."""
+        assert isinstance(sender, Lane)
+        self._unused(sender.pool)
+        if sender in self._lent:
+            self._lent.discard(sender)
+            if clean and sender.pool.keep(sender):
+                return
+        await sender.aclose()
+
+    def evict(self, now: float) -> None:
+        """Close what has not been used for long at the time *now* (``time.monotonic()``)."""
+        for settings, pool in list(self._pools.items()):
+            lanes = pool.expired(now)
+            if not pool.users and now - pool.unused_since >= _UNUSED:
+                lanes += pool.everything()
+                del self._pools[settings]
+            for lane in lanes:
+                task = asyncio.get_running_loop().create_task(lane.aclose())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    async def aclose(self) -> None:
+        """Close everything, lanes in use included."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lanes = [*self._lent, *(lane for pool in self._pools.values() for lane in pool.everything())]
+        self._lent.clear()
+        self._pools.clear()
+        for lane in lanes:
+            await lane.aclose()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _unused(self, pool: Pool) -> None:
+        pool.users -= 1
+        if not pool.users:
+            pool.unused_since = time.monotonic()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.evict(time.monotonic())
+        if self._pools:
+            self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._tick)
+
+
+def _transport(options: HttpOptions, trust: ssl.SSLContext, proxy: httpx.Proxy | None) -> httpx.AsyncHTTPTransport:
+    failure = None
+    try:
+        return httpx.AsyncHTTPTransport(
+            verify=trust,
+            trust_env=False,
+            http1=options.http1,
+            http2=options.http2,
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=options.keepalive_expiry),
+            proxy=proxy,
+            uds=options.unix_socket,
+            local_address=options.local_address,
+            socket_options=options.socket_options or None,
+        )
+    except ImportError:
+        failure = ProxyError('a SOCKS proxy needs the package socksio: pip install "httpx[socks]"')
+    raise failure

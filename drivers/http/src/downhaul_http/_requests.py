@@ -1,0 +1,133 @@
+"""From a `Request` of downhaul to one of httpx."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from downhaul import FetchError, ProtocolError
+
+from ._versions import if_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from downhaul import Request, User
+
+_NO_BODY: Final = httpx.ByteStream(b"")
+_IDENTITY: Final = (b"Accept-Encoding", b"identity")
+_ACCEPT: Final = (b"Accept", b"*/*")
+_OURS: Final = frozenset({b"range", b"if-range", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def _user_agent() -> tuple[bytes, bytes]:
+    try:
+        return b"User-Agent", f"downhaul/{version('downhaul')}".encode()
+    except PackageNotFoundError:  # a checkout that was never installed
+        return b"User-Agent", b"downhaul"
+
+
+_USER_AGENT: Final = _user_agent()
+
+
+def client_url(request: Request) -> httpx.URL:
+    """Return the URL of *request* as httpx sends it: what is encoded stays as it is, what must be is encoded.
+
+    Raises FetchError for one that cannot be asked for.
+    """
+    failure = None
+    try:
+        request.origin  # noqa: B018 - reads host and port more strictly
+        return httpx.URL(request.target())
+    except (httpx.InvalidURL, ValueError) as reason:
+        failure = FetchError(f"malformed URL: {reason}: {request.url}")
+    raise failure
+
+
+def client_request(request: Request, url: httpx.URL, defaults: Iterable[tuple[bytes, bytes]] = ()) -> httpx.Request:
+    """Return *request* as httpx sends it to *url*, with *defaults* for the header fields that it does not set.
+
+    Raises ProtocolError for a header field that cannot be sent.
+    """
+    fields = [_encoded(name, value) for name, value in request.fields()]
+    names = {name.lower() for name, _ in fields}
+    if not names.isdisjoint(_OURS):
+        taken = ", ".join(sorted(name.decode() for name in names & _OURS))
+        raise ProtocolError(f"a download cannot set the header {taken}: offset, length and version of a Request do")
+    user = _user(request)
+    if user is not None and b"authorization" not in names:
+        fields.append(basic(user))
+        names.add(b"authorization")
+    for default in (*defaults, _USER_AGENT, _ACCEPT):
+        name = default[0].lower()
+        if name not in names:
+            names.add(name)
+            fields.append(default)
+    if b"accept-encoding" in names:
+        # Sizes, ranges and digests are of the bytes as they are stored: a coding would be in their way.
+        fields = [pair for pair in fields if pair[0].lower() != b"accept-encoding"]
+    if b"host" not in names:
+        fields.insert(0, (b"Host", url.netloc))
+    fields.append(_IDENTITY)
+    fields.extend(_conditions(request))
+    method = "HEAD" if wants_head_only(request) else "GET"
+    return httpx.Request(method, url, headers=fields, stream=_NO_BODY)
+
+
+def wants_head_only(request: Request) -> bool:
+    """Tell whether no byte of the body is wanted: a `stat`, or a length of 0, which no Range can say."""
+    return request.verb == "stat" or request.length == 0
+
+
+def asks_range(request: Request) -> bool:
+    """Tell whether the request has a Range."""
+    return not wants_head_only(request) and (request.offset > 0 or request.length is not None)
+
+
+def basic(user: User) -> tuple[bytes, bytes]:
+    """Return the Authorization of *user* (RFC 7617, in UTF-8)."""
+    if ":" in user.name:
+        raise ProtocolError("a user name with a colon cannot be sent by HTTP (RFC 7617, section 2)")
+    return b"Authorization", b"Basic " + b64encode(_utf8(f"{user.name}:{user.password}", "user"))
+
+
+def _user(request: Request) -> User | None:
+    credentials = request.entitled
+    return None if credentials is None else credentials.user
+
+
+def _conditions(request: Request) -> list[tuple[bytes, bytes]]:
+    conditions: list[tuple[str, str | None]] = []
+    if asks_range(request):
+        last = "" if request.length is None else request.offset + request.length - 1
+        conditions.append(("Range", f"bytes={request.offset}-{last}"))
+        conditions.append(("If-Range", if_range(request.version)))
+    if (unless := request.unless) is not None:
+        conditions.append(("If-None-Match", unless.tag))
+        conditions.append(("If-Modified-Since", unless.modified))
+    return [_encoded(name, value) for name, value in conditions if value is not None]
+
+
+def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
+    # What the client library says about a field that it refuses quotes the value: it is kept from refusing one.
+    encoded_name, encoded = _utf8(name, "name"), _utf8(value, name)
+    if _NAME.fullmatch(encoded_name) is None:
+        raise ProtocolError(f"{name!r} is no name of a header field (RFC 9110, section 5.1)")
+    if _FORBIDDEN.search(encoded) or encoded != encoded.strip():
+        raise ProtocolError(f"the value of the header {name} cannot be sent (RFC 9110, section 5.5)")
+    return encoded_name, encoded
+
+
+def _utf8(text: str, what: str) -> bytes:
+    failure = None
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        failure = ProtocolError(f"half a character in the header {what}")
+    raise failure

@@ -1,0 +1,38 @@
+"""What the driver hands its requests to: pools of its own, or a client that the user made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import httpx
+
+    from downhaul import Request, Settings
+
+    Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+class Sender(Protocol):
+    """What sends one request: `send`, whether a proxy stands between, and header fields to add where unset."""
+
+    @property
+    def send(self) -> Send: ...
+    @property
+    def proxied(self) -> bool: ...
+    @property
+    def defaults(self) -> list[tuple[bytes, bytes]]: ...
+
+
+class Senders(Protocol):
+    """What finds the `Sender` for a request."""
+
+    async def take(self, request: Request, settings: Settings) -> Sender:
+        """Return the sender for *request*; it stays open until it is given back."""
+
+    async def give_back(self, sender: Sender, *, clean: bool) -> None:
+        """Say that *sender* is free again; *clean* says that its last answer was read to the end."""
+
+    async def aclose(self) -> None:
+        """Close what was opened here."""

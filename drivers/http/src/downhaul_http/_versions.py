@@ -1,0 +1,57 @@
+"""Validators: reading them from an answer, asking by them, comparing them (RFC 9110, sections 8.8 and 13.1)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from downhaul import Version
+
+from ._dates import http_date
+
+if TYPE_CHECKING:
+    from ._fields import Fields
+
+_TAG: Final = re.compile(r'(?:W/)?"[ !#-~]*"')
+_APART: Final = 60.0
+"""Seconds by which Date must follow Last-Modified: within them, the file may change twice (section 8.8.2.2)."""
+
+
+def version_of(fields: Fields, size: int | None, now: float) -> Version | None:
+    """Return the version that *fields* name, or None if they name none."""
+    tag, modified = fields.single(b"etag"), fields.single(b"last-modified")
+    if tag is not None and _TAG.fullmatch(tag) is None:
+        tag = None
+    changed = http_date(modified, now)
+    if changed is None:
+        modified = None
+    if tag is None and modified is None:
+        return None
+    if tag is not None:
+        strong = not tag.startswith("W/")
+    else:
+        said = http_date(fields.single(b"date"), now)
+        strong = said is not None and changed is not None and said - changed >= _APART
+    return Version(tag, modified, size, strong)
+
+
+def if_range(version: Version | None) -> str | None:
+    """Return what If-Range says for *version*, or None where it is not strong enough (section 13.1.5)."""
+    if version is None or not version.strong:
+        return None
+    if version.tag is not None:
+        return None if version.tag.startswith("W/") else version.tag
+    return version.modified
+
+
+def has_changed(asked: Version, found: Version | None, total: int | None) -> bool:
+    """Tell whether a 206 shows another version than was *asked* for; what it does not say does not count."""
+    if asked.size is not None and total is not None and asked.size != total:
+        return True
+    if found is None:
+        return False
+    if asked.tag is not None and found.tag is not None:
+        if asked.strong:
+            return asked.tag != found.tag
+        return asked.tag.removeprefix("W/") != found.tag.removeprefix("W/")
+    return asked.modified is not None and found.modified is not None and asked.modified != found.modified

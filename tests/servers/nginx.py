@@ -1,0 +1,121 @@
+"""The real nginx, on a free port of the loopback, for as long as a ``with`` lasts.
+
+with nginx(tmp_path, server="autoindex on;") as server:
+... server.url("/file") ... server.access_log() ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+
+PROGRAM = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin")
+PATIENCE = 20.0
+
+_CONFIG = """\
+daemon off;
+master_process off;
+pid {work}/pid;
+error_log stderr notice;
+events {{ worker_connections 512; }}
+http {{
+    access_log {work}/access.log;
+    client_body_temp_path {work}/body;
+    proxy_temp_path {work}/proxy;
+    fastcgi_temp_path {work}/fastcgi;
+    uwsgi_temp_path {work}/uwsgi;
+    scgi_temp_path {work}/scgi;
+    default_type application/octet-stream;
+    {http}
+    server {{
+        listen 127.0.0.1:{port}{flags};
+        server_name localhost;
+        root {root};
+        {tls}
+        {server}
+    }}
+}}
+"""
+
+
+class Nginx:
+    """A running nginx."""
+
+    def __init__(self, port: int, scheme: str, work: Path) -> None:
+        self.port = port
+        self.scheme = scheme
+        self._work = work
+
+    def url(self, path: str = "/") -> str:
+        """Return the URL of *path*."""
+        host = "localhost" if self.scheme == "https" else "127.0.0.1"
+        return f"{self.scheme}://{host}:{self.port}{path}"
+
+    def access_log(self) -> list[str]:
+        """Return the lines of the access log, one for each answer that is complete."""
+        file = self._work / "access.log"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@contextmanager
+def nginx(
+    root: Path, *, server: str = "", http: str = "", tls: trustme.LeafCert | None = None, http2: bool = False
+) -> Iterator[Nginx]:
+    """Serve the directory *root*; *server* and *http* are further directives of these blocks, *tls* a certificate."""
+    assert PROGRAM, "nginx is not installed: apt-get install nginx-light"
+    with tempfile.TemporaryDirectory(prefix="nginx-") as directory:
+        work = Path(directory)
+        lines = ""
+        if tls is not None:
+            tls.private_key_and_cert_chain_pem.write_to_path(work / "tls.pem")
+            lines = f"ssl_certificate {work}/tls.pem; ssl_certificate_key {work}/tls.pem;"
+        port = _free_port()
+        flags = (" ssl" if tls else "") + (" http2" if http2 else "")
+        config = _CONFIG.format(work=work, root=root, port=port, flags=flags, tls=lines, server=server, http=http)
+        (work / "nginx.conf").write_text(config)
+        with (work / "stderr").open("wb") as stderr:
+            process = subprocess.Popen(
+                [PROGRAM, "-p", directory, "-c", str(work / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=stderr
+            )
+        try:
+            _wait_for(process, port, work / "stderr")
+            yield Nginx(port, "https" if tls else "http", work)
+        except BaseException as reason:
+            reason.add_note(f"nginx said:\n{(work / 'stderr').read_text(errors='replace')[-3000:]}")
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, stderr: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"nginx ended with {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.01)
+    raise TimeoutError("nginx does not accept connections")
