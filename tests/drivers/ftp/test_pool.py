@@ -82,6 +82,19 @@ async def test_kept_for_some_seconds(ask: Asker) -> None:
         assert server.controls == 2
 
 
+async def test_busy_is_not_idle(ask: Asker, caplog: pytest.LogCaptureFixture) -> None:
+    """The seconds that a connection was to be kept do not run while it is used again."""
+    settings = Settings(options=(FtpOptions(keep_alive=0.05),)).complete()
+    with FtpServer(FILES, faults={"a": Fault(ends="hold")}) as server:
+        await ask.get(server.url("b"), settings)
+        async with ask.driver.open(Request(server.url("a")), settings) as payload:
+            await asyncio.sleep(0.1)
+            server.release()
+            assert [block async for block in payload.body] == [b"alpha"]
+        assert server.controls == 1
+    assert not caplog.records
+
+
 async def test_not_kept(ask: Asker) -> None:
     """With a `keep_alive` of 0 no connection is kept."""
     settings = Settings(options=(FtpOptions(keep_alive=0),)).complete()
@@ -197,8 +210,9 @@ async def test_aclose(ask: Asker) -> None:
     """Closing the driver says good-bye on idle connections and ends those in use."""
     with FtpServer(FILES) as server:
         await asyncio.gather(*(ask.get(server.url("large")) for _ in range(2)))
-        async with ask.driver.open(Request(server.url("large")), SETTINGS):
+        async with ask.driver.open(Request(server.url("a")), SETTINGS):
             await ask.driver.aclose()
+            await asyncio.to_thread(server.wait, lambda: not server.open_controls)
         await asyncio.to_thread(server.settle)
         assert server.sent("QUIT") == 1
 

@@ -184,6 +184,16 @@ async def test_both_replies_at_once(ask: Asker) -> None:
         assert server.controls == 1
 
 
+async def test_data_connection_stays_open_after_the_end(ask: Asker) -> None:
+    """Where all is said and every byte there, a data connection that the server leaves open is closed here."""
+    fault = Fault(opening="150 Coming.\r\n226 Done.", ends="hold", final=None)
+    with FtpServer(FILES, faults={"a": fault}) as server:
+        assert (await ask.get(server.url("a"), IMPATIENT))[1] == CONTENT
+        await asyncio.to_thread(server.wait, lambda: not server.open_data)
+        assert (await ask.get(server.url("b"), IMPATIENT))[1] == b"beta"
+        assert server.controls == 1
+
+
 @pytest.mark.parametrize("read_ahead", [1, 100_000, 10_000_000])
 async def test_slow_consumer(ask: Asker, read_ahead: int) -> None:
     """A consumer that takes its time gets every byte, and not much more than `read_ahead` waits for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib.util import find_spec
 
 import pytest
 import trustme
@@ -66,8 +67,12 @@ class TestHttps(TestHttp):
     settings = Settings(tls=TLS(ca_certificate=_CA.cert_pem.bytes().decode()))
 
 
+_H2 = find_spec("h2") is not None
+
+
+@pytest.mark.skipif(not _H2 and not os.environ.get("CI"), reason="h2 is not installed: httpx[http2]")
 class TestHttp2(TestHttps):
     """The contract over HTTP/2."""
 
     http2 = True
-    settings = Settings(tls=TestHttps.settings.tls, options=[HttpOptions(http2=True)])
+    settings = Settings(tls=TestHttps.settings.tls, options=[HttpOptions(http2=True)] if _H2 else [])

@@ -94,6 +94,25 @@ async def test_a_proxy_by_https(ca, context, fetch):
             await fetch(Request("http://host.invalid/"), through(proxy.url()))
 
 
+async def test_a_proxy_sees_no_client_certificate(ca, fetch):
+    """A client certificate is for the origin: a proxy that asks for one gets none."""
+
+    async def peer(exchange):
+        await exchange.respond(body=repr(exchange.writer.get_extra_info("ssl_object").getpeercert()).encode())
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    own = ca.issue_cert("me@example.org").private_key_and_cert_chain_pem.bytes().decode()
+    tls = TLS(ca_certificate=ca.cert_pem.bytes().decode(), client_certificate=own)
+    with http_server(peer, tls=context) as server:
+        shown = (await fetch(Request(server.url()), Settings(tls=tls).complete()))[1]
+        hidden = (await fetch(Request("http://host.invalid/"), through(server.url(), tls=tls)))[1]
+    assert b"me@example.org" in shown
+    assert hidden in {b"None", b"{}"}
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(("status", "transient"), [(407, False), (403, False), (502, True), (503, True)])
 async def test_proxies_that_refuse(scheme, status, transient, fetch):

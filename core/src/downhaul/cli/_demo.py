@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from downhaul import Batch, Download, DownloadError, FileWriter
+from downhaul import Batch, Download, DownloadError, FileWriter, show
 
 from ._codes import Code
 from ._demo_scene import DemoFile, Repair, Scene
@@ -148,8 +148,7 @@ def _verify(course: _Course, directory: Path) -> None:
 
 def _name(transfer: Transfer) -> str:
     file = transfer.download.attachment
-    assert isinstance(file, DemoFile)
-    return file.name
+    return file.name if isinstance(file, DemoFile) else show(transfer.download.url)  # the token is no file
 
 
 def _print(course: _Course) -> None:

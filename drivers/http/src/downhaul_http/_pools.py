@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
 from typing import TYPE_CHECKING, Final
@@ -97,10 +98,8 @@ class Pool:
 
     def expired(self, now: float) -> list[Lane]:
         """Take out and return the lanes that have been free for longer than connections may be idle."""
-        limit = self.options.keepalive_expiry
+        limit = math.inf if self.options.keepalive_expiry is None else self.options.keepalive_expiry
         found: list[Lane] = []
-        if limit is None:
-            return found
         for key, lanes in list(self.free.items()):
             found += [lane for lane in lanes if now - lane.free_since > limit]
             self.free[key] = [lane for lane in lanes if now - lane.free_since <= limit]
