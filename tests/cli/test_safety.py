@@ -166,7 +166,6 @@ def test_no_secret_is_in_any_output(downhaul, start, arguments) -> None:
     assert SECRET.encode() not in drawn
 
 
-@pytest.mark.xfail(strict=True, reason="the HTTP driver repeats a secret that the server repeats; FTP's does not")
 def test_a_secret_that_the_server_repeats_is_not_in_any_output(downhaul) -> None:
     """Credentials appear in no output, though a reason phrase may hold them."""
 

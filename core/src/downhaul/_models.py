@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from ._errors import PolicyError, RedirectError
 from ._settings import DEFAULTS, User
-from ._urls import check_url, is_downgrade, origin, scheme_of, show, split_userinfo
+from ._urls import is_downgrade, origin, resolve, scheme_of, show, split_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -97,6 +97,15 @@ class Credentials:
         if any(c in text for pair in self.headers for text in pair for c in "\r\n\0"):
             raise ValueError("a credential holds a line break or NUL")
 
+    def hide(self, text: str) -> str:
+        """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***."""
+        secrets = [value for pair in (*self.headers, *self.parameters) for value in (pair[1], *pair[1].split())]
+        if self.user is not None:
+            secrets += (self.user.password, self.user.name)
+        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -104,8 +113,9 @@ class Request:
 
     `headers` may be seen by any origin; what is secret stands in `credentials`. `offset` and `length` are in bytes;
     `version` guards a continuation (If-Range: a changed file is `RangeRefused`), `unless` asks for nothing if the
-    file still has that version (If-None-Match). `schemes` are those that a redirect may lead to, `redirects` the
-    URLs that led here.
+    file still has that version (If-None-Match). `home` is the origin of the download: what a user told a driver by
+    itself, such as a client with credentials of its own, is for that origin. `schemes` are those that a redirect may
+    lead to, `redirects` the URLs that led here.
     """
 
     url: str
@@ -116,6 +126,7 @@ class Request:
     length: int | None = None
     version: Version | None = None
     unless: Version | None = None
+    home: str | None = field(default=None, repr=False)
     schemes: frozenset[str] = field(default=frozenset(DEFAULTS.schemes or ()), repr=False)
     redirects: tuple[str, ...] = field(default=(), repr=False)
 
@@ -127,6 +138,12 @@ class Request:
     def origin(self) -> str:
         """Scheme, host and port that the request goes to."""
         return origin(self.url)
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the request goes to the download's own origin, and was nowhere else before."""
+        home = self.home or self.origin
+        return all(origin(url) == home for url in (*self.redirects, self.url))
 
     @property
     def entitled(self) -> Credentials | None:
@@ -183,7 +200,7 @@ class Request:
         if not location.strip():
             raise RedirectError(f"{show(self.url)} redirects without saying where to")
         try:
-            url = check_url(urljoin(self.url, location.strip()))
+            url = resolve(self.url, location.strip())
         except ValueError as reason:
             raise RedirectError(f"{show(self.url)} redirects to what is no URL: {reason}") from None
         url, user = split_userinfo(url.partition("#")[0])
@@ -192,6 +209,20 @@ class Request:
         if aimed.origin != self.origin:
             aimed = replace(aimed, credentials=None)
         return aimed if user is None else aimed.authorized(user=User(*user))
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+def _shown(value: Request | Info) -> str:
+    """Return the repr of *value*: what differs from the default, URLs as they may be shown."""
+    shown = [repr(show(value.url))]
+    for each in fields(value):
+        content = getattr(value, each.name)
+        if each.repr and each.name != "url" and content != each.default:
+            content = tuple(map(show, content)) if each.name == "sources" else content
+            shown.append(f"{each.name}={content!r}")
+    return f"{type(value).__name__}({', '.join(shown)})"
 
 
 def check_aim(before: str, after: str, schemes: Iterable[str]) -> None:
@@ -235,6 +266,9 @@ class Info:
     not_modified: bool = False
     sources: tuple[str, ...] = ()
     proof: str = "unproven"
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
 
 @dataclass(frozen=True, slots=True)

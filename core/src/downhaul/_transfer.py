@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
@@ -11,7 +12,7 @@ from ._settings import HeaderFields, Settings, User
 from ._urls import origin, show, split_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ._context import Context
@@ -55,7 +56,7 @@ class Transfer:
         self._hooks = hooks
         self._pipeline = pipeline
         self._state: dict[object, Any] = {}
-        self._base = _base_request(download, settings)
+        self._base = _base_request(download, settings, parent)
         self._request = self._base
         self._preparing = False
 
@@ -119,6 +120,7 @@ class Transfer:
         `PreparationError`. Raises PluginError inside of what a driver opened: there a slot is held.
         """
         refuse_in_driver("nested")
+        self._refuse_circle(plugin, url)
         return self.download._nested(self, plugin, url, writer)
 
     def open(self, plugin: object, request: Request) -> AbstractAsyncContextManager[Payload]:
@@ -130,11 +132,21 @@ class Transfer:
         refuse_in_driver("open")
         view = Transfer.__new__(Transfer)
         view.__dict__.update(self.__dict__, _request=request, payload=None)
-        return self._hooks.fetch_plain(view, plugin)
+        return _outside_of_drivers(self._hooks.fetch_plain(view, plugin))
 
     def settings_for(self, request: Request) -> Settings:
         """Return what a driver may know when it opens *request*: nothing secret where the origin is not ours."""
         return self.settings.home if request.origin == self._base.origin else self.settings.elsewhere
+
+    def _refuse_circle(self, plugin: object, url: str) -> None:
+        """Raise PluginError if we are part of what *plugin* wants: only who asks is left out, so it would never end."""
+        path, transfer = [(plugin, url)], self
+        while transfer.parent is not None:
+            path.append((transfer.download._without, transfer.download.url))
+            if path[-1] == path[0]:
+                names = " → ".join(f"{type(asking).__name__}[{wanted!r}]" for asking, wanted in reversed(path))
+                raise PluginError(f"waiting in a circle: {names}")
+            transfer = transfer.parent
 
     def __repr__(self) -> str:
         return f"Transfer({show(self.download.url)!r}, attempt={self.attempt}, round={self.round})"
@@ -149,7 +161,14 @@ def refuse_in_driver(what: str) -> None:
         )
 
 
-def _base_request(download: Download, settings: Settings) -> Request:
+@asynccontextmanager
+async def _outside_of_drivers(answer: AbstractAsyncContextManager[Payload]) -> AsyncGenerator[Payload]:
+    refuse_in_driver("open")
+    async with answer as payload:
+        yield payload
+
+
+def _base_request(download: Download, settings: Settings, parent: Transfer | None) -> Request:
     """Return the request for the download's own URL, with all that its origin may see."""
     url, userinfo = split_userinfo(download.url)
     user = settings.user if userinfo is None else User(*userinfo)
@@ -161,5 +180,6 @@ def _base_request(download: Download, settings: Settings) -> Request:
         headers=fields.public(),
         credentials=credentials,
         unless=download.unless,
+        home=origin(url) if parent is None else parent._base.home,
         schemes=cast("frozenset[str]", settings.schemes),
     )

@@ -6,7 +6,20 @@ import httpx
 import pytest
 from tests.servers.http import http_server
 
-from downhaul import ConnectError, Redirected, RedirectError, Request, Settings, Timeout, TimeoutExceeded, User
+from downhaul import (
+    BufferWriter,
+    ConnectError,
+    Context,
+    Plugin,
+    Redirected,
+    RedirectError,
+    Request,
+    Settings,
+    Timeout,
+    TimeoutExceeded,
+    User,
+    hookimpl,
+)
 from downhaul_http import HttpDriver
 
 CONFIGURED = {
@@ -66,6 +79,28 @@ async def test_it_follows_no_redirect(client, settings):
         assert sent.target == "/f"
         assert "canary" not in str(sent.headers)
         assert sent.header("Authorization") is None
+
+
+async def test_a_mirror_gets_nothing_of_the_clients_own(client):
+    """What the client holds is for the origin of the download; a mirror that a plugin aims at sees none of it."""
+
+    class Elsewhere(Plugin):
+        def __init__(self, url):
+            self.url = url
+
+        @hookimpl
+        async def prepare(self, transfer):
+            transfer.request = replace(transfer.request, url=self.url)
+
+    with http_server(script) as server, http_server(script) as mirror:
+        async with Context(drivers={"http": HttpDriver(client=client)}) as context:
+            writer = BufferWriter()
+            await context.download(server.url("/f"), writer, plugins=[Elsewhere(mirror.url("/f"))]).run()
+            assert writer.content() == b"hello"
+            assert "canary" not in str(mirror.requests[0].headers)
+            assert mirror.requests[0].header("Authorization") is None
+            await context.download(server.url("/f"), writer).run()
+            assert server.requests[0].header("X-Own") == "canary"
 
 
 async def test_the_downloads_own_settings_go_first(client, settings):

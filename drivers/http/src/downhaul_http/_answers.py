@@ -136,7 +136,7 @@ def _not_modified(request: Request, response: httpx.Response, fields: Fields) ->
 
 
 def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exception:
-    status, reason = response.status_code, _reason(response)
+    status, reason = response.status_code, _reason(request, response)
     said = f"{status} {reason}".rstrip()
     if status < 200:
         return ProtocolError(f"the server answers {said}, which nobody asked for")
@@ -158,10 +158,11 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exce
     return kind(f"the server answers {said}", status, reason, wait)
 
 
-def _reason(response: httpx.Response) -> str:
+def _reason(request: Request, response: httpx.Response) -> str:
     phrase: bytes | None = response.extensions.get("reason_phrase")
     if phrase is not None:
-        return text(phrase)[:200]
+        told = text(phrase)
+        return (told if request.entitled is None else request.entitled.hide(told))[:200]
     try:
         return HTTPStatus(response.status_code).phrase
     except ValueError:

@@ -31,8 +31,8 @@ class HttpDriver(Driver):
 
     `client`: a client of one's own, used for every request in place of the driver's pools, and never closed. Its
     transports, proxies, TLS and event hooks are in force; TLS, proxy, environment and `HttpOptions` of the settings
-    are not, the time limits are. Its header fields and its ``auth`` go to the origin that is asked for, never where
-    a redirect leads; its cookies, parameters and base URL are not used, and it follows no redirect.
+    are not, the time limits are. Its header fields and its ``auth`` go to the origin of the download, never to a
+    mirror or where a redirect leads; its cookies, parameters and base URL are not used, and it follows no redirect.
 
     Raises TypeError where `client` is no ``httpx.AsyncClient``.
     """

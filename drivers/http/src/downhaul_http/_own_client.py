@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from downhaul import Request
-
 if TYPE_CHECKING:
     import httpx
 
-    from downhaul import Settings
+    from downhaul import Request, Settings
 
     from ._senders import Send, Sender
 
@@ -19,7 +17,7 @@ class OwnClient:
     """A client that the user made: used for every request, never closed.
 
     What it was told about redirects, cookies, parameters and its base URL is not used. Its header fields and its
-    authentication are, as a user's, for the origin that the download asks, never for one that a redirect leads to.
+    authentication are, as a user's, for the origin of the download, never for a mirror or where a redirect leads.
     """
 
     def __init__(self, client: httpx.AsyncClient) -> None:
@@ -27,7 +25,7 @@ class OwnClient:
 
     async def take(self, request: Request, settings: Settings) -> Sender:  # noqa: ARG002 - the client has its own
         """Return what sends *request* through the client."""
-        return _ClientSender(self._client, at_home=_is_at_home(request))
+        return _ClientSender(self._client, at_home=request.at_home)
 
     async def give_back(self, sender: Sender, *, clean: bool) -> None:
         """Do nothing: the client is not ours."""
@@ -51,7 +49,3 @@ def _is_set_by_user(name: bytes, value: bytes) -> bool:
     return name not in {b"accept", b"accept-encoding", b"connection"} and not (
         name == b"user-agent" and value.startswith(b"python-httpx/")
     )
-
-
-def _is_at_home(request: Request) -> bool:
-    return all(Request(url).origin == request.origin for url in request.redirects)
