@@ -73,7 +73,7 @@ class DownloadError(Exception):
             pickle.dumps(self.attachment)
         except Exception:  # whatever a foreign object raises, the error must travel
             state["attachment"] = None
-        return _rebuild, (type(self), self.args, state)
+        return _rebuild, (type(self), self.args), state  # apart: the history holds the error itself
 
     def belongs_to(self, url: str, source: str, history: tuple[Attempt, ...], attachment: object) -> None:
         """Add what the engine knows; URLs lose their userinfo."""
@@ -84,13 +84,15 @@ class DownloadError(Exception):
         """Return an equal error, for another who waited for the same thing."""
         other = type(self).__new__(type(self), *self.args)
         other.__dict__.update(self.__dict__)
+        if notes := getattr(self, "__notes__", None):
+            other.__notes__ = list(notes)
         return other
 
+    __copy__ = copy
 
-def _rebuild(kind: type[DownloadError], args: tuple[object, ...], state: dict[str, object]) -> DownloadError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(state)
-    return error
+
+def _rebuild(kind: type[DownloadError], args: tuple[object, ...]) -> DownloadError:
+    return kind.__new__(kind, *args)
 
 
 class UnsupportedScheme(DownloadError):
@@ -197,7 +199,7 @@ class DigestMismatch(ValidationError):
 
 
 class SourcesExhausted(DownloadError):
-    """Several sources failed for different reasons; `errors` holds one per failed attempt of the last round."""
+    """Several sources failed for different reasons; `errors` holds the last one of each source."""
 
     def __init__(self, message: str = "", errors: Sequence[DownloadError] = ()) -> None:
         super().__init__(message)

@@ -51,8 +51,12 @@ class Plugin:
             class Log(Plugin):
                 @contextlib.asynccontextmanager
                 async def open(self, context):
-                    with open("downloads.log", "a") as file:
-                        yield file
+                    with open("downloads.log", "a") as self.file:
+                        yield
+
+                @hookimpl
+                def done(self, transfer, outcome):
+                    print(outcome, file=self.file)
         """
         return nullcontext()
 

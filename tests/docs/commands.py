@@ -1,0 +1,57 @@
+"""What the commands in the documentation, other than downhaul's own, refer to."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from typing import TYPE_CHECKING, Final
+
+from tests.docs.pages import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_DISTRIBUTIONS: Final = {
+    "downhaul": "core",
+    "downhaul-http": "drivers/http",
+    "downhaul-ftp": "drivers/ftp",
+    "downhaul-data": "docs/examples/downhaul-data",
+    "downhaul-fallback": "docs/examples/downhaul-fallback",
+}
+_REQUIREMENT: Final = re.compile(r"([\w.-]+|\.)(?:\[([\w,]+)\])?")
+
+
+def known_command(words: Sequence[str]) -> str:
+    """Return what is wrong with a command line, or "" where all that it names exists."""
+    match words:
+        case ["downhaul", "demo"] | ["pytest", *_] | ["python", "-m", "asyncio"]:
+            return ""
+        case ["pip", "install", *rest]:
+            return next(filter(None, map(_requirement, (word for word in rest if word != "-e"))), "")
+        case ["uv", "sync", "--all-extras"]:
+            return "" if "workspace" in _project(ROOT)["tool"]["uv"] else "there is no uv workspace"
+        case [script, *_] if script.startswith("scripts/"):
+            return "" if os.access(ROOT / script, os.X_OK) else "there is no such script"
+    return "an unknown command"
+
+
+def _requirement(requirement: str) -> str:
+    match = _REQUIREMENT.fullmatch(requirement)
+    if match is None:
+        return f"{requirement!r} is no requirement"
+    if match[1] == ".":
+        places = [ROOT, *(ROOT / folder for folder in _DISTRIBUTIONS.values())]
+    elif match[1] in _DISTRIBUTIONS:
+        places = [ROOT / _DISTRIBUTIONS[match[1]]]
+    else:
+        return f"there is no distribution {match[1]!r}"
+    extras = set(filter(None, (match[2] or "").split(",")))
+    if not any(extras <= _project(place)["project"].get("optional-dependencies", {}).keys() for place in places):
+        return f"there is no extra {', '.join(sorted(extras))}"
+    return ""
+
+
+def _project(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
+    return tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
