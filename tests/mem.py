@@ -29,7 +29,8 @@ from downhaul import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from pathlib import Path
     from typing import Any
 
     from downhaul import DownloadError, Request, Result, Settings, Transfer
@@ -45,6 +46,7 @@ class Reply:
     breaks: Exception | None = None  # what that loss is told as, if not as Truncated
     ranges: bool = True
     start: int | None = None  # a range is answered from here, whatever was asked
+    guarded: bool = True  # heeds If-Range
     tag: str | None = '"v1"'
     weak: bool = False
     size: bool = True
@@ -126,7 +128,8 @@ class MemDriver(Driver):
             if reply.start is not None and request.offset:
                 start = reply.start
             version = Version(tag=reply.tag, size=len(reply.data), strong=not reply.weak) if reply.tag else None
-            if start and request.version is not None and version is not None and request.version.contradicts(version):
+            guard = request.version if reply.guarded else None
+            if start and guard is not None and version is not None and guard.contradicts(version):
                 start = 0
             headers = Headers((*_describing(reply, start), *reply.headers))
             if request.unless is not None and request.unless == version:
@@ -213,6 +216,20 @@ class Ledger(Plugin):
         self.outcomes.append(outcome)
 
 
+def names(directory: Path) -> list[str]:
+    """Return the names of all files in *directory*, hidden ones too, sorted."""
+    return sorted(path.name for path in directory.iterdir())
+
+
 def context_of(driver: Driver, *plugins: object, **options: Any) -> Context:
     """Return a context where *driver* serves ``mem:`` and rounds follow each other at once."""
     return Context(drivers={"mem": driver}, plugins=(*plugins, Retries(base=0)), **options)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until *condition* holds; fail if it never does."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")

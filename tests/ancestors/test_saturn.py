@@ -199,10 +199,15 @@ async def test_every_kind_of_failure_fails_over() -> None:
     """Saturn asked the next source after some errors only: not after a time-out, and not after a wrong digest."""
     mem = MemDriver()
     mem.site("mem://list/", data=b"".join(b"mem://m%d/f\n" % number for number in range(6)))
-    for number, reply in enumerate((
-        Reply(status=0), Reply(error=TimeoutExceeded("silence", "head")), Reply(status=404), Reply(DATA, cut=9), Reply(DATA[:-1] + b"x"),
+    replies = (
+        Reply(status=0),
+        Reply(error=TimeoutExceeded("silence", "head")),
+        Reply(status=404),
+        Reply(DATA, cut=9),
+        Reply(DATA[:-1] + b"x"),
         Reply(DATA),
-    )):  # fmt: skip
+    )
+    for number, reply in enumerate(replies):
         mem.site(f"mem://m{number}/f", reply)
     async with context_of(mem) as context:
         download = context.download(

@@ -17,11 +17,12 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 HANG_UP: Final = "<hang up>"
 """In place of a reply: close the control connection."""
@@ -107,6 +108,7 @@ class FtpServer:
         self.peak_controls = 0
         """How many control connections were open at once, at most."""
         self.peak_data = 0
+        """The same of data connections; each counts until its end is noticed here."""
         self.lured = 0
         """How many connections went to `pasv_host`."""
         self._changed = threading.Condition()
@@ -115,7 +117,7 @@ class FtpServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ftp server", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="ftp server", daemon=True)
 
     def url(self, path: str = "") -> str:
         """Return the URL of *path*, which is taken as it is."""
@@ -161,6 +163,10 @@ class FtpServer:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _serve(self) -> None:
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._drain())
         self._loop.close()
 
     async def _start(self) -> None:
@@ -170,14 +176,24 @@ class FtpServer:
 
     async def _stop(self) -> None:
         self._server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """End everything; what was being accepted meanwhile turns up some turns of the loop later."""
+        for _ in range(10):
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(_Session(self, reader, writer).run())
+        self._start_task(_Session(self, reader, writer).run(), writer)
+
+    def _start_task(self, work: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: _abort(writer))  # also where it never began
 
     def _note(self, *, controls: int = 0, data: int = 0, lured: int = 0, command: str | None = None) -> None:
         with self._changed:
@@ -242,7 +258,7 @@ class _Session:
         finally:
             self.close_listeners()
             self.server._writers.discard(self.writer)
-            self.writer.transport.abort()
+            _abort(self.writer)
             self.server._note(controls=-1)
 
     async def say(self, reply: str) -> bool:
@@ -307,9 +323,7 @@ class _Session:
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.server._note(data=1)
         data = _Data(writer, asyncio.Event())
-        task = asyncio.get_running_loop().create_task(self.watch(reader, data))
-        self.server._tasks.add(task)
-        task.add_done_callback(self.server._tasks.discard)
+        self.server._start_task(self.watch(reader, data), writer)
         if self.data is not None and not self.data.done():
             self.data.set_result(data)
 
@@ -320,13 +334,13 @@ class _Session:
         except OSError:
             pass
         finally:
-            data.writer.transport.abort()
+            _abort(data.writer)
             data.closed.set()
             self.server._note(data=-1)
 
     def lured(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.server._note(lured=1)
-        writer.transport.abort()
+        _abort(writer)
 
     def close_listeners(self) -> None:
         for listener in (self.listener, self.lure):
@@ -346,7 +360,7 @@ class _Session:
         if fault.opening is not None:
             await self.say(fault.opening.replace("{size}", str(len(content))))
         if fault.hang_up:
-            self.writer.transport.abort()
+            _abort(self.writer)
         part = content if fault.ignores_rest else content[offset:]
         part = (part if fault.cut is None else part[: fault.cut]) + fault.extra
         for start in range(0, len(part), _BLOCK):
@@ -358,7 +372,7 @@ class _Session:
             await _sent(writer)
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            writer.transport.abort()
+            _abort(writer)
         else:
             writer.close()
         return fault.hang_up or not (fault.final is None or await self.say(fault.final))
@@ -376,3 +390,8 @@ class _Session:
 async def _sent(writer: asyncio.StreamWriter) -> None:
     writer.transport.set_write_buffer_limits(0)
     await writer.drain()
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    with suppress(AttributeError):  # asyncio's answer where the transport closed after sending its rest
+        writer.transport.abort()

@@ -114,10 +114,15 @@ def _start(home: Path, root: Path, options: dict[str, str]) -> tuple[subprocess.
 
 
 def _greets(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until vsftpd has greeted once, and has forgotten that: the connection would count for `max_per_ip`."""
     deadline = time.monotonic() + 10
+    greeted = False
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as control:
-            return control.recv(3) == b"220"
+        if greeted and not _descendants(process.pid):
+            return True
+        if not greeted:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as control:
+                greeted = control.recv(3) == b"220"
         time.sleep(0.02)
     return False
 

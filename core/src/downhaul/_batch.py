@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
-from ._context import check_count, default_context
+from ._context import Context, check_count, default_context
 from ._download import Download
+from ._pipeline import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._context import Context
     from ._models import Result
 
 _END: Final = object()
@@ -63,10 +63,12 @@ class Batch:
         backlog: int = 100,
         context: Context | None = None,
     ) -> None:
-        if not isinstance(downloads, Iterable | AsyncIterable):
+        if isinstance(downloads, str) or not isinstance(downloads, Iterable | AsyncIterable):
             raise TypeError(f"a Batch takes an iterable of Downloads, not {type(downloads).__name__}")
         check_count("concurrency", concurrency)
         check_count("backlog", backlog)
+        if context is not None and not isinstance(context, Context):
+            raise TypeError(f"context=… takes a Context, not {type(context).__name__}")
         self._downloads, self._backlog = downloads, backlog
         self._concurrency = min(concurrency, backlog)
         self._context = context
@@ -81,6 +83,7 @@ class Batch:
     def __enter__(self) -> Self:
         if not isinstance(self._downloads, Iterable):
             raise TypeError("an async iterable needs `async with Batch(…)`")
+        self._refuse_twice()
         context, inbox = self._home, queue.SimpleQueue[Plan]()
         crew = context._block(lambda: _crew(context, self._concurrency, inbox.put), "async with Batch(…) as batch")
         self._plans = _SyncPlans(self._downloads, self._backlog, crew, inbox)
@@ -89,6 +92,7 @@ class Batch:
     def __exit__(self, *_: object) -> None:
         plans, context = self._plans, self._home
         if isinstance(plans, _SyncPlans):
+            plans.left = True
             try:
                 if not context.is_closed:
                     context._block(plans.crew.stop, "async with Batch(…) as batch")
@@ -96,6 +100,7 @@ class Batch:
                 plans.close()
 
     async def __aenter__(self) -> Self:
+        self._refuse_twice()
         context, inbox = self._home, asyncio.Queue[Plan | None]()
         here = asyncio.get_running_loop()
 
@@ -110,12 +115,19 @@ class Batch:
     async def __aexit__(self, *_: object) -> None:
         plans, context = self._plans, self._home
         if isinstance(plans, _AsyncPlans):
+            plans.left = True
             try:
                 await plans.stop_feeding()
-                if not context.is_closed:
-                    await context._await(plans.crew.stop)
             finally:
-                await plans.aclose()
+                try:
+                    if not context.is_closed:
+                        await context._await(plans.crew.stop)
+                finally:
+                    await plans.aclose()
+
+    def _refuse_twice(self) -> None:
+        if self._plans is not None:
+            raise RuntimeError("this batch was entered already; make another one")
 
     @property
     def _home(self) -> Context:
@@ -126,6 +138,8 @@ class Batch:
 
 class Plans:
     """The plans of a batch, in order of completion."""
+
+    left = False  # the batch, and so nothing more will come
 
     def __iter__(self) -> Self:
         raise TypeError("this batch was entered with `async with`: use `async for plan in batch()`")
@@ -154,18 +168,16 @@ class _SyncPlans(Plans):
         return self
 
     def __next__(self) -> Plan:
+        if self.left:
+            raise RuntimeError("the batch was left; take its plans inside of its `with`")
         self._pull()
-        while True:
-            try:
-                plan = self._inbox.get_nowait()
-            except queue.Empty:
-                if self._pull():
-                    continue
-                if not self._outstanding:
-                    self._finish()
-                plan = self._inbox.get()
-            self._outstanding -= 1
-            return plan
+        while self._inbox.empty() and self._pull():
+            pass
+        if not self._outstanding:
+            self._finish()
+        plan = self._inbox.get()
+        self._outstanding -= 1
+        return plan
 
     def close(self) -> None:
         """Close the iterable."""
@@ -178,7 +190,7 @@ class _SyncPlans(Plans):
         if self._exhausted or self._outstanding >= self._backlog:
             return False
         try:
-            download = _checked(next(self._source))
+            self.crew.submit(_checked(next(self._source)))
         except StopIteration:
             self._exhausted = True
             return False
@@ -186,7 +198,6 @@ class _SyncPlans(Plans):
             self._exhausted, self._failure = True, error  # raised when all that was pulled has been consumed
             return False
         self._outstanding += 1
-        self.crew.submit(download)
         return True
 
     def _finish(self) -> NoReturn:
@@ -208,13 +219,15 @@ class _AsyncPlans(Plans):
         self._room = asyncio.Semaphore(backlog)
         self._outstanding = 0  # pulled, not yet consumed
         self._exhausted = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._feeder: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Plan:
+        if self.left:
+            raise RuntimeError("the batch was left; take its plans inside of its `async with`")
         if self._feeder is None:
             self._feeder = asyncio.create_task(self._feed())
         plan = None
@@ -231,7 +244,7 @@ class _AsyncPlans(Plans):
         """Pull no more."""
         if self._feeder is not None:
             self._feeder.cancel()
-            await asyncio.wait((self._feeder,))
+            await _all_finished((self._feeder,))
 
     async def aclose(self) -> None:
         """Close the iterable."""
@@ -244,12 +257,13 @@ class _AsyncPlans(Plans):
         try:
             while True:
                 await self._room.acquire()
-                download = _checked(await self._next())
+                self.crew.submit(_checked(await self._next()))
                 self._outstanding += 1
-                self.crew.submit(download)
                 await asyncio.sleep(0)
         except StopAsyncIteration:
             pass
+        except asyncio.CancelledError as reason:
+            self._failure = None if self.left else reason  # not cancelled by us: the iterable's own doing
         except Exception as error:
             self._failure = error  # raised when all that was pulled has been consumed
         finally:
@@ -277,14 +291,7 @@ class _Crew:
 
     def submit(self, download: Download) -> None:
         """Start *download* as soon as there is room; callable from any thread."""
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._add(download)
-        else:
-            self._loop.call_soon_threadsafe(self._add, download)
+        self._context._call_soon(self._add, download)
 
     async def stop(self) -> None:
         """Cancel everything, and wait for the clean-up."""
@@ -292,8 +299,7 @@ class _Crew:
         self._ready.clear()
         for task in self._working:
             task.cancel()
-        if self._working:
-            await asyncio.wait(self._working)
+        await _all_finished(self._working)
 
     def _add(self, download: Download) -> None:
         self._ready.append(download)
@@ -322,6 +328,15 @@ class _Crew:
 
 async def _crew(context: Context, concurrency: int, deliver: Callable[[Plan], None]) -> _Crew:
     return _Crew(context, concurrency, deliver)
+
+
+async def _all_finished(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until all *tasks* have finished; a cancellation meanwhile is raised afterwards."""
+    cancelled = None
+    for task in tuple(tasks):
+        cancelled = await finished(task) or cancelled
+    if cancelled is not None:
+        raise cancelled
 
 
 def _checked(item: object) -> Download:

@@ -8,16 +8,15 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterable
 from contextlib import asynccontextmanager
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from ._drivers import DriverBook
 from ._errors import DownloadError, PluginError
 from ._governor import Governor
 from ._lifetimes import Lifetimes
-from ._loops import LoopThread, block_on, bridge
+from ._loops import Call, LoopThread, Threads, running_loop
 from ._models import Payload, Redirected
 from ._once import SharedValues
 from ._registry import Hooks, check_plugin
@@ -26,7 +25,8 @@ from ._transfer import in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Mapping
+    from concurrent.futures import Executor
     from typing import Unpack
 
     from ._download import Download
@@ -49,15 +49,16 @@ class Shared:
         self.values = SharedValues()
         self.lifetimes = Lifetimes(context)
         self.running: set[asyncio.Task[Any]] = set()
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: Threads | None = None
         self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()
         self._settings: OrderedDict[Settings, Settings] = OrderedDict()
         self._defaults = context.settings
+        self._closed = False
 
     def executor(self) -> Executor:
         """Return the threads that hash and write."""
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="downhaul")
+            self._executor = Threads(_THREADS)
         return self._executor
 
     def hooks(self, plugins: tuple[object, ...]) -> Hooks:
@@ -70,6 +71,9 @@ class Shared:
 
     async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await *work*, and let the task that does so be cancelled when the context is closed."""
+        if self._closed:
+            work.close()
+            raise RuntimeError("this context is closed")
         task = asyncio.current_task()
         if task is None or task in self.running:
             return await work
@@ -81,16 +85,19 @@ class Shared:
 
     async def aclose(self) -> None:
         """Cancel what runs, then close everything, the youngest first."""
+        self._closed = True
         running = self.running - {asyncio.current_task()}
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running)
-        await self.values.aclose()
-        await self.lifetimes.aclose()
-        await self.drivers.aclose()
-        if self._executor is not None:
-            self._executor.shutdown()
+        try:
+            await self.values.aclose()
+            await self.lifetimes.aclose()
+            await self.drivers.aclose()
+        finally:
+            if self._executor is not None:
+                self._executor.shutdown()
 
 
 class Context:
@@ -131,6 +138,7 @@ class Context:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         self._shared: Shared | None = None
+        self._finalizer: weakref.finalize[..., Context] | None = None
         _alive.add(self)
 
     def download(self, url: str, writer: Writer | None = None, **options: Any) -> Download:
@@ -180,6 +188,9 @@ class Context:
                     return
                 except Redirected as redirected:
                     request = redirected.request
+                except DownloadError as error:
+                    error.source = error.source or request.url  # after redirects, not the one that was asked for
+                    raise
                 finally:
                     in_driver.set(outside)
 
@@ -194,15 +205,27 @@ class Context:
         return 0 if self._shared is None else self._shared.governor.used
 
     def close(self) -> None:
-        """Cancel what runs, wait for its clean-up, close all pools. Not for a context entered with ``async with``."""
+        """Cancel what runs, wait for its clean-up, close all pools. Not for a context entered with ``async with``.
+
+        Raises PluginError if a driver cannot be closed; everything else is closed nevertheless.
+        """
         with self._lock:
             thread, shared = self._thread, self._shared
             if self._loop is not None and thread is None:
                 raise RuntimeError("this context belongs to an event loop; leave its `async with` instead")
-            already, self._closed = self._closed, True
-        if thread is not None and shared is not None and not already:
-            block_on(thread.loop, shared.aclose)
-            thread.stop()
+            if thread is not None and running_loop() is thread.loop:
+                raise RuntimeError("a hook cannot close the context that it runs in: it would wait for itself")
+            if self._closed or thread is None or shared is None:
+                self._closed = True
+                return
+            self._closed = True
+            call = Call(thread.loop, shared.aclose)
+        try:
+            call.wait()
+        finally:
+            self._let_go()
+            thread.end()
+            thread.join()
 
     def __enter__(self) -> Self:
         self._refuse_closed()
@@ -221,33 +244,51 @@ class Context:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closed = True
+        with self._lock:
+            self._closed = True
         if self._shared is not None:
             await self._shared.aclose()
 
     async def _await(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run a coroutine on the context's loop, and await it on the running one."""
-        return await bridge(self._work_loop(), make)
+        with self._lock:
+            loop = self._work_loop()
+            call = None if loop is running_loop() else Call(loop, make)
+        return await (make() if call is None else call.arrive())
 
     def _block(self, make: Callable[[], Coroutine[Any, Any, _T]], instead: str) -> _T:
         """Run a coroutine on the context's loop, and wait for it; where a loop runs, say what to do *instead*."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return block_on(self._work_loop(), make)
-        raise RuntimeError(f"an event loop runs in this thread, and waiting would stop it; use `{instead}`")
+        if running_loop() is not None:
+            raise RuntimeError(f"an event loop runs in this thread, and waiting would stop it; use `{instead}`")
+        with self._lock:
+            call = Call(self._work_loop(), make)
+        return call.wait()
+
+    def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Let *callback* run on the context's loop soon; callable from any thread."""
+        with self._lock:
+            self._work_loop().call_soon_threadsafe(callback, *arguments)
 
     def _work_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            self._refuse_closed()
-            if self._loop is None:
-                self._thread = LoopThread()
-                self._loop = self._thread.loop
-                self._shared = block_on(self._loop, self._make_shared)
-            return self._loop
+        """Return the loop, made when it is first needed.
 
-    async def _make_shared(self) -> Shared:
-        return Shared(self)
+        To be called, and the loop given something to do, while the lock is held: so whatever comes to the loop comes
+        before the context is closed, and nobody waits for what would never be done.
+        """
+        self._refuse_closed()
+        if self._loop is None:
+            self._thread, self._shared = LoopThread(), Shared(self)
+            self._loop = self._thread.loop
+            self._finalizer = weakref.finalize(self, self._thread.end, self._shared.aclose)
+            self._finalizer.atexit = False
+        elif self._thread is None and not self._loop.is_running():
+            raise RuntimeError("the event loop that this context belongs to does not run; make another context")
+        return self._loop
+
+    def _let_go(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
 
     def _bound(self) -> Shared:
         if self._shared is None:
@@ -270,6 +311,7 @@ class Context:
         """In the child of a fork: leave to the parent what is the parent's, and start empty."""
         if self._shared is not None:
             _abandoned.append((self._loop, self._thread, self._shared))
+        self._let_go()
         self._lock = threading.Lock()
         self._drivers = DriverBook(self._given)
         self._loop = self._thread = self._shared = None
@@ -277,8 +319,7 @@ class Context:
 
 def plugins_of(plugins: Iterable[object]) -> tuple[object, ...]:
     """Return *plugins* checked, those named by a str made from their entry points; an equal one counts once."""
-    if isinstance(plugins, str):
-        raise TypeError(f"plugins=… takes several: [{plugins!r}]")
+    check_several("plugins", plugins)
     made = [_plugin_named(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
     for plugin in made:
         check_plugin(plugin)
@@ -294,6 +335,14 @@ def settings_of(settings: Settings | None, fields: SettingsFields) -> Settings:
     return Settings(**fields).filled(settings or _EMPTY)
 
 
+def check_several(name: str, values: object) -> None:
+    """Raise TypeError unless *values* is an iterable of things, which a str is not."""
+    if isinstance(values, str):
+        raise TypeError(f"{name}=… takes several: [{values!r}]")
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name}=… takes several, such as a list; not a single {type(values).__name__}")
+
+
 def check_count(name: str, number: object) -> None:
     """Raise TypeError or ValueError unless *number* is an int from 1."""
     if not isinstance(number, int) or isinstance(number, bool):
@@ -307,11 +356,12 @@ def default_context() -> Context:
     with _default_lock:
         if not _default:
             _default.append(Context())
-            atexit.register(_default[0].close)
         return _default[0]
 
 
 def _plugin_named(name: str) -> object:
+    from importlib.metadata import entry_points  # it costs a third of the import of downhaul
+
     points = entry_points(group=_GROUP, name=name)
     if not points:
         installed = ", ".join(sorted(point.name for point in entry_points(group=_GROUP))) or "none"
@@ -338,8 +388,15 @@ def _kept(cache: OrderedDict[Any, _T], key: Hashable, make: Callable[[], _T]) ->
 
 
 def _after_fork() -> None:
+    _default_lock.release()
     for context in list(_alive):
         context._abandon()
+
+
+def _at_exit() -> None:
+    for context in list(_alive):
+        if context._thread is not None:
+            context.close()
 
 
 _EMPTY: Final = Settings()
@@ -347,4 +404,5 @@ _alive: Final[weakref.WeakSet[Context]] = weakref.WeakSet()
 _abandoned: Final[list[object]] = []  # closing these in a child would end the parent's connections
 _default: Final[list[Context]] = []
 _default_lock: Final = threading.Lock()
-os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+os.register_at_fork(before=_default_lock.acquire, after_in_parent=_default_lock.release, after_in_child=_after_fork)

@@ -46,7 +46,8 @@ class Retries(Plugin):
 
     Between rounds it waits for a random part of ``base * 2 ** (round - 1)`` seconds, at most *longest* (full jitter),
     or as long as a server asked, the longest of the round, up to *patience* seconds. A server that asks for more is
-    given up at once; the error says for how long. One of your own among the plugins replaces the built-in one::
+    given up at once; the error says for how long. One of your own among the plugins replaces the built-in one, the
+    download's that of its context::
 
         Context(plugins=[Retries(base=0.1, patience=600)])
     """
@@ -62,6 +63,10 @@ class Retries(Plugin):
     @hookimpl(trylast=True)
     async def error(self, transfer: Transfer, error: DownloadError) -> Retry | None:  # noqa: ARG002
         """Answer with a Retry for later, if any error of the round was transient."""
+        judged = transfer.state(Retries, set[int])  # of several the first decides, which may be to give up
+        if transfer.attempt in judged:
+            return None
+        judged.add(transfer.attempt)
         this_round = [attempt.error for attempt in transfer.history if attempt.round == transfer.round]
         passing = [each for each in this_round if each.transient]
         if not passing:

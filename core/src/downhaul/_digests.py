@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from ._models import Block
 
-_WEAK: Final = frozenset({"md5", "sha1"})
+_HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
 
 
 def digest_name(name: str) -> str:
@@ -19,7 +19,7 @@ def digest_name(name: str) -> str:
         raise TypeError(f"a digest algorithm is named by a str, not {type(name).__name__}")
     lower = name.lower()
     for candidate in (lower, lower.replace("-", ""), lower.replace("-", "_")):
-        if candidate in hashlib.algorithms_available and not candidate.startswith("shake"):
+        if candidate in hashlib.algorithms_available and not candidate.startswith("shake") and _works(candidate):
             return candidate
     known = ", ".join(sorted(each for each in hashlib.algorithms_guaranteed if not each.startswith("shake")))
     raise ValueError(f"unknown digest algorithm {name!r} (known: {known})")
@@ -30,10 +30,8 @@ def check_hexdigest(name: str, digits: str) -> str:
     if not isinstance(digits, str):
         raise TypeError(f"a digest is given as hexadecimal digits in a str, not {type(digits).__name__}")
     length = hashlib.new(name, usedforsecurity=False).digest_size * 2
-    try:
-        bytes.fromhex(digits)
-    except ValueError:
-        raise ValueError(f"a {name} digest has hexadecimal digits only, unlike {digits!r}") from None
+    if not _HEXADECIMAL.issuperset(digits):
+        raise ValueError(f"a {name} digest has hexadecimal digits only, unlike {digits!r}")
     if len(digits) != length:
         raise ValueError(f"a {name} digest has {length} hexadecimal digits, not {len(digits)}")
     return digits.lower()
@@ -41,7 +39,16 @@ def check_hexdigest(name: str, digits: str) -> str:
 
 def is_strong(name: str) -> bool:
     """Tell whether nobody can make two files with one digest of the algorithm *name*."""
-    return name not in _WEAK and not name.startswith("md") and "sha1" not in name
+    return not name.startswith("md") and "sha1" not in name
+
+
+def _works(name: str) -> bool:
+    """Tell whether the algorithm *name* can be had: OpenSSL may list some that it was built or told to go without."""
+    try:
+        hashlib.new(name, usedforsecurity=False)
+    except ValueError:
+        return False
+    return True
 
 
 class Digests:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from ._context import default_context, plugins_of, settings_of
+from ._context import Context, check_several, default_context, plugins_of, settings_of
 from ._digests import digest_name
 from ._engine import Engine
 from ._errors import DownloadError, PluginError, PreparationError
@@ -18,12 +18,15 @@ from ._urls import check_url, origin, show
 from ._validations import DigestValidation, Validation
 from ._writers import FileWriter, Writer
 
+_ARGUMENTS: Final = (
+    "url", "writer", "validations", "digests", "plugins", "attachment", "unless", "context", "settings",
+)  # fmt: skip
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Coroutine
     from typing import Unpack
 
-    from ._context import Context
     from ._models import Result
     from ._pipeline import Outlet
     from ._settings import Settings, SettingsFields
@@ -59,15 +62,15 @@ class Download:
         self.url = check_url(url)
         self.writer = _checked(writer, Writer, "writer", "a Writer, such as FileWriter(path)")
         self.digests, expected = _digests(digests)
+        check_several("validations", validations)
         self.validations = (*validations, *expected)
         for validation in self.validations:
             _checked(validation, Validation, "validations", "Validation objects")
         self.plugins = plugins_of(plugins)
         self.attachment = attachment
         self.unless = _checked(unless, Version, "unless", "a Version")
-        self.context = context
+        self.context = _checked(context, Context, "context", "a Context")
         self.settings = settings_of(settings, fields)
-        self._inherited: Settings | None = None
         self._parent: Transfer | None = None
         self._without: object = None
 
@@ -100,13 +103,11 @@ class Download:
         return Stream(context, begin, hold_back)
 
     def clone(self, **changes: Any) -> Self:
-        """Return another download like this one, with attributes changed: ``download.clone(url=…, writer=…)``."""
-        known = {name for name in vars(self) if not name.startswith("_")}
-        if unknown := changes.keys() - known:
-            raise TypeError(f"a Download has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        """Return another download like this one, with arguments changed: ``download.clone(url=…, writer=…)``."""
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        checked = Download(**{**arguments, **changes})
         other = copy.copy(self)
-        vars(other).update(changes)
-        check_url(other.url)
+        vars(other).update({name: getattr(checked, name) for name in _ARGUMENTS})
         return other
 
     async def _run_in(self, context: Context) -> Result:
@@ -120,7 +121,11 @@ class Download:
     def _begin(self, context: Context, outlet: Outlet | None) -> tuple[Transfer, Coroutine[Any, Any, Result]]:
         """On the context's loop: make the transfer, and the coroutine that runs it."""
         shared, parent = context._bound(), self._parent
-        settings = self._inherited or shared.settings(self.settings)
+        if parent is None:
+            settings = shared.settings(self.settings)
+        else:
+            refuse_in_driver("nested")
+            settings = self.settings.filled(self._inherited(parent))
         shared.drivers.check_options(tuple(settings.options))
         own = dict.fromkeys((*self.plugins, *context.plugins))
         replaced = {type(plugin) for plugin in own}
@@ -128,14 +133,15 @@ class Download:
         hooks = shared.hooks(tuple(plugin for plugin in (*own, *built_in) if plugin != self._without))
         pipeline = Pipeline(outlet, self.validations, self.digests, shared.executor)
         transfer = Transfer(self, context, settings, hooks, pipeline, parent)
-        return transfer, shared.run(Engine(transfer, hooks, pipeline).run())
+        return transfer, self._told(shared.run(Engine(transfer, hooks, pipeline).run()))
 
     async def _work(self, context: Context) -> Result:
-        if self._parent is not None:
-            refuse_in_driver("nested")
+        return await self._begin(context, None)[1]
+
+    async def _told(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await *work*; tell the failure of a nested download as such."""
         failure: PreparationError
         try:
-            _, work = self._begin(context, None)
             return await work
         except PluginError:
             raise
@@ -145,11 +151,14 @@ class Download:
             failure = PreparationError(f"{show(self.url)} is needed first: {type(error).__name__}: {error}", error)
         raise failure
 
+    def _inherited(self, parent: Transfer) -> Settings:
+        """Return what comes from *parent*: what is secret stays with its origin."""
+        same = origin(self.url) == parent._base.origin
+        return parent.settings if same else parent.settings.elsewhere
+
     def _nested(self, parent: Transfer, plugin: object, url: str, writer: Writer | None) -> Download:
-        """Return a download that *parent* needs first; what is secret stays with the parent's origin."""
+        """Return a download that *parent* needs first."""
         nested = Download(url, writer, plugins=self.plugins, context=parent.context)
-        same = origin(url) == parent._base.origin
-        nested._inherited = parent.settings if same else parent.settings.elsewhere
         nested._parent, nested._without = parent, plugin
         return nested
 
@@ -173,8 +182,7 @@ def download(
 
 
 def _digests(digests: Iterable[str] | Mapping[str, str]) -> tuple[tuple[str, ...], tuple[DigestValidation, ...]]:
-    if isinstance(digests, str):
-        raise TypeError(f"digests=… takes several names, [{digests!r}], or maps names to digits")
+    check_several("digests", digests)
     names = tuple(digest_name(name) for name in digests)
     expected = digests.items() if isinstance(digests, Mapping) else ()
     return names, tuple(DigestValidation(name, digits) for name, digits in expected)

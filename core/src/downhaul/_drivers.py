@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._errors import PluginError, UnsupportedScheme
@@ -69,6 +68,8 @@ class DriverBook:
     def announced(self) -> dict[str, list[EntryPoint]]:
         """Return the entry points by scheme; nothing is imported."""
         if self._announced is None:
+            from importlib.metadata import entry_points  # it costs a third of the import of downhaul
+
             found: dict[str, dict[tuple[str, str], EntryPoint]] = {}
             for point in entry_points(group=GROUP):
                 # The same distribution may be found twice, installed and in a checkout.
@@ -83,7 +84,7 @@ class DriverBook:
 
     def check(self, scheme: str, url: str) -> None:
         """Raise UnsupportedScheme unless a driver for *scheme* is given or announced; nothing is imported."""
-        if scheme not in self._by_scheme and scheme not in self.schemes():
+        if not self.is_loaded(scheme) and scheme not in self.schemes():
             installed = ", ".join(self.schemes()) or "none"
             error = UnsupportedScheme(f"no driver for {scheme!r} (installed: {installed})")
             error.url = show(url)
@@ -119,7 +120,8 @@ class DriverBook:
         known = {kind for driver in (*self._given.values(), *self._made.values()) for kind in _options(driver)}
         if not all(type(option) in known for option in options):
             for scheme in self.announced():
-                known.update(self.driver(scheme, f"{scheme}:").options)
+                with contextlib.suppress(PluginError):  # who asks for that scheme will be told
+                    known.update(self.driver(scheme, f"{scheme}:").options)
         for option in options:
             if type(option) not in known:
                 names = ", ".join(sorted(kind.__name__ for kind in known)) or "none"
@@ -127,12 +129,18 @@ class DriverBook:
         self._checked.add(options)
 
     async def aclose(self) -> None:
-        """Close every driver that was used."""
+        """Close every driver that was used, whatever becomes of the others; raise PluginError for those that failed."""
         drivers = {id(driver): driver for driver in (*self._made.values(), *self._by_scheme.values())}
         self._made.clear()
         self._by_scheme.clear()
+        failures = []
         for driver in drivers.values():
-            await driver.aclose()
+            try:
+                await driver.aclose()
+            except Exception as reason:
+                failures.append(f"{type(driver).__name__}.aclose failed: {type(reason).__name__}: {reason}")
+        if failures:
+            raise PluginError("; ".join(failures))
 
     def _point(self, scheme: str, distribution: str | None, url: str) -> EntryPoint:
         points = self.announced().get(scheme, [])
@@ -155,12 +163,12 @@ class DriverBook:
         where = f"driver {point.name!r} of {_distribution(point)} ({point.value})"
         try:
             kind: Any = point.load()
+            if not (isinstance(kind, type) and issubclass(kind, Driver)):
+                raise TypeError("it is no subclass of downhaul.Driver")
+            if kind not in self._made:
+                self._made[kind] = kind()
         except Exception as reason:
             raise PluginError(f"{where} cannot be loaded: {type(reason).__name__}: {reason}") from None
-        if not (isinstance(kind, type) and issubclass(kind, Driver)):
-            raise PluginError(f"{where} is no subclass of downhaul.Driver")
-        if kind not in self._made:
-            self._made[kind] = kind()
         return self._made[kind]
 
 

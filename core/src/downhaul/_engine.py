@@ -1,7 +1,7 @@
 """The attempt engine: rounds, tries, resume, restart, and what becomes of an error.
 
 Everything stateful belongs to the attempt, or is carried over explicitly: the bytes kept in the pipeline with what
-is known of where they came from (`_Kept`), the tries of the round (`_Round`), and the history.
+is known of where they came from (`Kept`), the tries of the round (`_Round`), and the history.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ._errors import (
     TERMINAL,
@@ -26,10 +26,10 @@ from ._errors import (
     Truncated,
     ValidationError,
 )
-from ._models import Attempt, Info, Payload, Request, Result, Version, check_aim
+from ._kept import Kept
+from ._models import Attempt, Payload, Request, Result, check_aim
 from ._settings import User
 from ._urls import check_url, scheme_of, show, split_userinfo
-from ._validations import DigestValidation, SizeValidation
 
 if TYPE_CHECKING:
     from ._models import Retry
@@ -39,20 +39,8 @@ if TYPE_CHECKING:
 
 _CAP: Final = 100  # attempts, whatever plugins answer
 _PROGRESS: Final = 1024 * 1024  # bytes more than the round before: then a round does not count
-_COMPARED: Final = 64 * 1024 * 1024  # bytes of a stream that are read again to compare, rather than trusted
 _NEW_CREDENTIALS_HELP: Final = frozenset({401, 530})
 _log: Final = logging.getLogger("downhaul.engine")
-
-
-@dataclass
-class _Kept:
-    """What is known of the bytes in the pipeline: who sent the last of them, and whether others sent some too."""
-
-    source: str = ""
-    version: Version | None = None
-    resumable: bool = False
-    size: int | None = None
-    joined: bool = False  # continued with nothing but an expected digest to judge the whole
 
 
 @dataclass
@@ -76,8 +64,7 @@ class Engine:
 
     def __init__(self, transfer: Transfer, hooks: Hooks, pipeline: Pipeline) -> None:
         self._transfer, self._hooks, self._pipeline = transfer, hooks, pipeline
-        self._kept = _Kept()
-        self._may_join = True
+        self._kept = Kept(pipeline, transfer.settings)
         self._rounds_used = 0
         self._kept_before = 0
         self._published: Result | None = None
@@ -143,7 +130,7 @@ class Engine:
 
     async def _try(self, this_round: _Round) -> Result | DownloadError:
         """Make one attempt; return the result, or an error that may be repaired; raise what is terminal."""
-        transfer = self._transfer
+        transfer, before = self._transfer, self._transfer._request
         transfer.attempt += 1
         transfer.payload = None
         transfer._request = transfer._base
@@ -153,9 +140,10 @@ class Engine:
             source = transfer.request.url
             if not this_round.may_try(source):
                 transfer.attempt -= 1
+                transfer._request = before  # the hooks that are asked next are asked about the attempt that was made
                 return _NoTryLeft()
             this_round.tries[source] += 1
-            return await self._attempt(source)
+            return await self._attempt()
         except TERMINAL as error:
             terminal = error
         except DownloadError as error:
@@ -190,103 +178,71 @@ class Engine:
         check_aim(transfer._base.url, url, transfer._base.schemes)
         transfer.context._drivers.check(scheme_of(url), url)
 
-    async def _attempt(self, source: str) -> Result:
+    async def _attempt(self) -> Result:
         """Open, receive, validate, publish; where continuing went wrong, once more from 0."""
-        request = replace(self._transfer.request, **self._continuation(source))
+        request = self._kept.continued(self._transfer.request)
         try:
-            return await self._deliver(request, source)
+            return await self._deliver(request)
         except RangeRefused as error:
             if not request.offset:
                 raise
             _log.info("%s: %s; starting again from 0", self._transfer, error)
         except ValidationError as error:
             joined = self._kept.joined
-            self._restart()
+            self._kept.restart()
             if not joined:
                 raise
-            self._may_join = False
+            self._kept.join_no_more()
             _log.info("%s: %s; bytes of several answers, so again from 0", self._transfer, error)
-        self._restart()
+        self._kept.restart()
         try:
-            return await self._deliver(replace(request, offset=0, version=None), source)
+            return await self._deliver(replace(request, offset=0, version=None))
         except ValidationError:
-            self._restart()
+            self._kept.restart()
             raise
 
-    def _continuation(self, source: str) -> dict[str, Any]:
-        """Return where to continue from, and what must not have changed there; nothing but 0 without proof."""
-        kept, position, outlet = self._kept, self._pipeline.position, self._pipeline.outlet
-        start: dict[str, Any] = {"offset": 0, "length": None, "version": None}
-        if not position or not kept.resumable:
-            return start
-        on = {"offset": position, "length": None, "version": None, "unless": None}
-        if kept.source == source and kept.version is not None and kept.version.strong:
-            return {**on, "version": kept.version}
-        if outlet is not None and 0 < outlet.released <= _COMPARED:
-            return start  # a stream with bytes delivered reads past them and compares
-        judged = any(each.identifies and each.enforced for each in self._pipeline.validations)
-        return on if judged and self._may_join else start
-
-    async def _deliver(self, request: Request, source: str) -> Result:
+    async def _deliver(self, request: Request) -> Result:
         transfer = self._transfer
         transfer._request = request
-        payload = await self._fetch(request, source)
+        payload = await self._fetch(request)
         if payload.info.not_modified:
+            if self._pipeline.outlet is not None:
+                self._kept.restart()  # bytes of earlier attempts that are held back are not the answer
+                await self._pipeline.outlet.finish()
             return self._result(payload, 0)
         await self._hooks.validate(transfer)
         result = self._result(payload, self._pipeline.position)
         await self._publish(result)
         return result
 
-    async def _fetch(self, request: Request, source: str) -> Payload:
+    async def _fetch(self, request: Request) -> Payload:
         """Enter the answer, receive its bytes, leave it; a slot is held meanwhile."""
         transfer, received = self._transfer, None
         failure: PluginError
         try:
             async with self._hooks.fetch(transfer) as payload:
                 if not isinstance(payload, Payload):
-                    raise PluginError(f"a fetch hook opened {payload!r}, which is no Payload")
+                    raise PluginError(f"{self._hooks.suspects('fetch')} opened {payload!r}, which is no Payload")
                 transfer.payload = payload
                 if not payload.info.not_modified:
-                    self._begin(request, payload.info, source)
+                    self._kept.begin(request, payload.info)
                     await self._receive(payload)
                 elif request.unless is None:
-                    raise ProtocolError(f"{show(source)} says not modified, though nobody asked")
+                    raise ProtocolError(f"{show(request.url)} says not modified, though nobody asked")
                 received = payload
             if received is None:
-                raise PluginError("the context manager that a fetch hook answered with swallowed an exception")
+                raise PluginError(f"what {self._hooks.suspects('fetch')} answered with swallowed an exception")
             return received
         except DownloadError:
             raise
+        except asyncio.CancelledError as reason:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure = self._hooks.failed("fetch", reason)  # nobody cancelled us: its own doing
         except Exception as reason:
             failure = self._hooks.failed("fetch", reason)
         raise failure
-
-    def _begin(self, request: Request, info: Info, source: str) -> None:
-        """Hold the answer's head against what was asked; append only where it continues the bytes kept."""
-        kept, position, joined = self._kept, self._pipeline.position, False
-        if request.offset and info.start == request.offset:
-            if request.version is not None and info.version is not None and request.version.contradicts(info.version):
-                raise RangeRefused(f"{show(source)} has another version of the file now")
-            if kept.size is not None and info.size is not None and kept.size != info.size:
-                raise RangeRefused(f"{show(source)} has {info.size} bytes, not {kept.size}")
-            joined = kept.joined or request.version is None
-        elif info.start:
-            raise RangeRefused(f"{show(source)} answers from byte {info.start}, asked for {request.offset}")
-        elif position:
-            self._restart()
-        self._kept = _Kept(source, info.version, info.resumable, info.size, joined)
-        self._check_limits(info)
-
-    def _check_limits(self, info: Info) -> None:
-        settings = self._transfer.settings
-        if settings.max_size is not None and info.size is not None and info.size > settings.max_size:
-            raise PolicyError(f"{info.size} bytes are more than max_size={settings.max_size}")
-        if settings.require_proof and self._proof(info) == "unproven":
-            raise ProtocolError(
-                f"nothing would prove that {show(info.url)} is complete; give a size or a digest,"
-                " or allow it with require_proof=False"
-            )
 
     async def _receive(self, payload: Payload) -> None:
         """Feed the body to the pipeline; whatever happens, sink and checks stand at one position afterwards."""
@@ -299,7 +255,7 @@ class Engine:
                 if limit is not None and pipeline.position > limit:
                     raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
         except DownloadError:
-            await self._keep(info)
+            await self._kept.keep(info)
             raise
         finally:
             close = getattr(payload.body, "aclose", None)
@@ -307,19 +263,11 @@ class Engine:
                 await close()
         await pipeline.drain()
         if info.size is not None and pipeline.position < info.size:
-            await self._keep(info)
-            raise Truncated(f"{pipeline.position} of {info.size} bytes came from {show(info.url)}")
-
-    async def _keep(self, info: Info) -> None:
-        """After a failure: keep what arrived, where it may be continued."""
-        await self._pipeline.drain()
-        too_much = info.size is not None and self._pipeline.position > info.size
-        if too_much or not info.resumable:
-            self._restart()
-
-    def _restart(self) -> None:
-        self._pipeline.restart()
-        self._kept = _Kept()
+            short = Truncated(f"{pipeline.position} of {info.size} bytes came from {show(info.url)}")
+            await self._kept.keep(info)
+            raise short
+        if pipeline.outlet is not None:
+            pipeline.outlet.complete()
 
     async def _publish(self, result: Result) -> None:
         try:
@@ -338,22 +286,14 @@ class Engine:
             path=getattr(transfer.download.writer, "path", None),
             size=size,
             digests={} if info.not_modified else transfer.digests,
-            headers=info.headers,
+            headers=info.headers_of_whole(),
             attempts=transfer.attempt,
             attachment=transfer.download.attachment,
             not_modified=info.not_modified,
-            proof="not modified" if info.not_modified else self._proof(info),
+            proof="not modified" if info.not_modified else self._kept.proof(info),
             version=info.version,
             history=transfer.history,
         )
-
-    def _proof(self, info: Info) -> str:
-        if info.proof != "unproven":
-            return info.proof
-        for validation in self._pipeline.validations:
-            if validation.enforced and isinstance(validation, DigestValidation | SizeValidation):
-                return "size" if isinstance(validation, SizeValidation) else "digest"
-        return "unproven"
 
     def _record(self, error: DownloadError) -> None:
         """Enter the failed attempt in the history; the exception itself holds on to nothing."""
@@ -379,14 +319,12 @@ class Engine:
         return self._rounds_used <= (self._transfer.settings.retries or 0)
 
     def _final(self, error: DownloadError) -> DownloadError:
-        """Return the error to raise: of several sources that failed for different reasons, none is the reason."""
-        history, outlet = self._transfer.history, self._pipeline.outlet
+        """Return the error to raise: where sources failed for different reasons in the end, none is the reason."""
+        outlet = self._pipeline.outlet
         if outlet is not None and outlet.released:
             return StreamBroken(f"nobody continues the stream after {outlet.released} bytes: {error}")
-        sources = {attempt.source for attempt in history}
-        if len(sources) > 1 and len({type(attempt.error) for attempt in history}) > 1:
-            told = "; ".join(
-                f"{show(each.source)}: {type(each.error).__name__}: {each.error}" for each in history[-10:]
-            )
-            return SourcesExhausted(f"{len(sources)} sources failed: {told}", [attempt.error for attempt in history])
-        return error
+        last = {attempt.source: attempt.error for attempt in self._transfer.history}
+        if len({type(each) for each in last.values()}) <= 1:
+            return max((error, *last.values()), key=lambda each: each.retry_after or 0)
+        told = "; ".join(f"{show(source)}: {type(each).__name__}: {each}" for source, each in list(last.items())[-10:])
+        return SourcesExhausted(f"{len(last)} sources failed: {told}", list(last.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from ._errors import DownloadError
@@ -22,9 +23,9 @@ class Lifetimes:
     """What `Plugin.open` returned for each plugin, entered and not yet left."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self._context = weakref.ref(context)  # a context that nobody has any more may go
         self._end = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.Future[None]] = {}
         self._entered: dict[object, asyncio.Future[None]] = {}
 
     async def enter(self, plugins: Iterable[object]) -> None:
@@ -34,21 +35,29 @@ class Lifetimes:
                 continue
             if plugin not in self._entered:
                 entered = self._entered[plugin] = asyncio.get_running_loop().create_future()
-                self._tasks.add(asyncio.create_task(self._live(plugin, entered)))
-            await asyncio.shield(self._entered[plugin])
+                task = asyncio.create_task(self._live(plugin, entered))
+                self._tasks[task] = entered
+                task.add_done_callback(self._tasks.pop)
+            try:
+                await asyncio.shield(self._entered[plugin])
+            except DownloadError as error:
+                raise error.copy() from None  # each download that waited will make the error its own
 
     async def aclose(self) -> None:
-        """Leave all of them, and wait until they are left."""
+        """Leave all of them, and wait until they are left; do not wait for those that are still being entered."""
         self._end.set()
+        for task, entered in self._tasks.items():
+            if not entered.done():
+                task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(list(self._tasks))
 
     async def _live(self, plugin: object, entered: asyncio.Future[None]) -> None:
         try:
-            async with plugin.open(self._context):  # type: ignore[attr-defined]
+            async with plugin.open(self._context()):  # type: ignore[attr-defined]
                 entered.set_result(None)
                 await self._end.wait()
-        except Exception as reason:
+        except (Exception, asyncio.CancelledError) as reason:
             error = (
                 reason if isinstance(reason, DownloadError) else plugin_error(f"{type(plugin).__name__}.open", reason)
             )

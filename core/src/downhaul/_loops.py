@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -14,105 +15,161 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Threads(concurrent.futures.ThreadPoolExecutor):
+    """Threads of ours that are there for as long as anything runs.
+
+    When the main thread has come to its end no pool takes anything any more, though other threads may be at work for
+    hours: then it is done at once, by who asks for it.
+    """
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(number, thread_name_prefix="downhaul")
+
+    def submit(self, work: Callable[..., _T], /, *args: Any, **options: Any) -> concurrent.futures.Future[_T]:
+        """Let a thread do *work*."""
+        try:
+            return super().submit(work, *args, **options)
+        except RuntimeError:
+            outcome: concurrent.futures.Future[_T] = concurrent.futures.Future()
+            try:
+                outcome.set_result(work(*args, **options))
+            except Exception as error:
+                outcome.set_exception(error)
+            return outcome
+
+
 class LoopThread:
     """An event loop that runs in a daemon thread of its own."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._threads = Threads()
+        self.loop.set_default_executor(self._threads)
+        self._last: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._thread = threading.Thread(target=self._run, name="downhaul", daemon=True)
         self._thread.start()
 
+    def end(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Let the loop run *last*, then come to its end; returns at once, callable once, from any thread."""
+        self._last = last
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def join(self) -> None:
+        """Wait until the loop has ended; not callable in its own thread."""
+        self._thread.join()
+
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        try:
+            self.loop.run_forever()
+            self.loop.run_until_complete(self._wind_up())
+        finally:
+            asyncio.set_event_loop(None)
+            self._threads.shutdown()
+            self.loop.close()
 
-    def stop(self) -> None:
-        """Stop and close the loop; call it from another thread, when nothing runs there any more."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
+    async def _wind_up(self) -> None:
+        try:
+            if self._last is not None:
+                await self._last()
+        finally:
+            while tasks := await self._remaining():
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            await self.loop.shutdown_asyncgens()
+
+    async def _remaining(self) -> set[asyncio.Task[Any]]:
+        me = {asyncio.current_task()}
+        if not asyncio.all_tasks() - me:
+            await asyncio.sleep(0)  # what has just ended may begin another when its callbacks run
+        return asyncio.all_tasks() - me
 
 
-class _Call:
-    """A coroutine on its way to another loop."""
+class Call(Generic[_T]):
+    """A coroutine on its way to another loop, where *make* makes it; `wait` or `arrive` for what becomes of it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         self._loop, self._make = loop, make
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[_T] | None = None
         self._cancelled = False
-        self.outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._outcome: concurrent.futures.Future[_T] = concurrent.futures.Future()
         loop.call_soon_threadsafe(self._start, context=contextvars.copy_context())
+
+    def wait(self) -> _T:
+        """Wait for it in this thread.
+
+        Ctrl-C, or whatever else interrupts the wait, cancels it, waits for its clean-up, and is raised again.
+        """
+        try:
+            return self._outcome.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("the context was closed while it was at work") from None
+        except BaseException:
+            if not self._outcome.done():
+                self._cancel_soon()
+                concurrent.futures.wait((self._outcome,))
+            raise
+
+    async def arrive(self) -> _T:
+        """Await it on the running loop. Cancellation goes over, and comes back when the clean-up is done."""
+        here = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def arrive(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop that waits may be closed by now
+                here.call_soon_threadsafe(arrived.set)
+
+        self._outcome.add_done_callback(arrive)
+        cancelled = None
+        while not self._outcome.done():
+            try:
+                await arrived.wait()
+            except asyncio.CancelledError as reason:
+                cancelled = reason
+                self._cancel_soon()
+        if cancelled is not None:
+            raise cancelled
+        if self._outcome.cancelled():
+            raise RuntimeError("the context was closed while it was at work")
+        return self._outcome.result()
 
     def _start(self) -> None:
         if self._cancelled:
-            self.outcome.cancel()
-            self.outcome.set_running_or_notify_cancel()
+            self._give_up()
             return
-        self._task = self._loop.create_task(self._make())
-        self._task.add_done_callback(self._finish)
-
-    def _finish(self, task: asyncio.Task[Any]) -> None:
-        if task.cancelled():
-            self.outcome.cancel()
-            self.outcome.set_running_or_notify_cancel()
-        elif (error := task.exception()) is not None:
-            self.outcome.set_exception(error)
+        try:
+            self._task = self._loop.create_task(self._make())
+        except Exception as error:
+            self._outcome.set_exception(error)
         else:
-            self.outcome.set_result(task.result())
+            self._task.add_done_callback(self._finish)
 
-    def cancel(self) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+    def _finish(self, task: asyncio.Task[_T]) -> None:
+        if task.cancelled():
+            self._give_up()
+        elif (error := task.exception()) is not None:
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(task.result())
+
+    def _give_up(self) -> None:
+        self._outcome.cancel()
+        self._outcome.set_running_or_notify_cancel()
+
+    def _cancel_soon(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended, and its loop too
+            self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
-
-
-def block_on(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run the coroutine that *make* returns on *loop*, and wait for it in this thread.
-
-    Ctrl-C, or whatever else interrupts the wait, cancels it, waits for its clean-up, and is raised again.
-    """
-    call = _Call(loop, make)
-    try:
-        return call.outcome.result()  # type: ignore[no-any-return]
-    except concurrent.futures.CancelledError:
-        raise RuntimeError("the context was closed while it was at work") from None
-    except BaseException:
-        if not call.outcome.done():
-            call.cancel()
-            concurrent.futures.wait((call.outcome,))
-        raise
-
-
-async def bridge(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run the coroutine that *make* returns on *loop*, and await it on the running loop.
-
-    Cancellation goes over, and comes back when the clean-up is done.
-    """
-    here = asyncio.get_running_loop()
-    if here is loop:
-        return await make()
-    call = _Call(loop, make)
-    arrived = asyncio.Event()
-
-    def arrive(_: object) -> None:
-        if not here.is_closed():
-            here.call_soon_threadsafe(arrived.set)
-
-    call.outcome.add_done_callback(arrive)
-    cancelled = None
-    while not call.outcome.done():
-        try:
-            await arrived.wait()
-        except asyncio.CancelledError as reason:
-            cancelled = reason
-            call.cancel()
-    if cancelled is not None:
-        raise cancelled
-    if call.outcome.cancelled():
-        raise asyncio.CancelledError
-    return call.outcome.result()  # type: ignore[no-any-return]

@@ -131,6 +131,8 @@ class Request:
     redirects: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise TypeError(f"the URL of a Request is a str, not {type(self.url).__name__}")
         if self.offset < 0 or (self.length is not None and self.length < 0):
             raise ValueError("offset and length of a Request are numbers of bytes, from 0")
 
@@ -266,6 +268,13 @@ class Info:
     not_modified: bool = False
     sources: tuple[str, ...] = ()
     proof: str = "unproven"
+
+    def headers_of_whole(self) -> Headers:
+        """Return the headers as they would be for the whole file, where the answer is only a part of it."""
+        if not self.start:
+            return self.headers
+        fields = self.headers.without({"content-range", "content-length"})
+        return fields if self.size is None else Headers((*fields.items(), ("Content-Length", str(self.size))))
 
     def __repr__(self) -> str:
         return _shown(self)

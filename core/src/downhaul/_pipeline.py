@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._digests import Digests
-from ._errors import DownloadError
+from ._errors import DownloadError, PluginError, ValidationError
 from ._registry import plugin_error
 from ._validations import DigestValidation
 from ._writers import write_error
@@ -35,11 +35,18 @@ class Outlet(Protocol):
     def released(self) -> int:
         """The number of bytes that the consumer has."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether the consumer has bytes that would be compared, should they come again from 0."""
+
     async def put(self, block: bytes) -> None:
         """Pass *block* on, after those before it; waits for the consumer."""
 
     def restart(self) -> None:
         """The bytes come from 0 again: those released are compared instead of passed on."""
+
+    def complete(self) -> None:
+        """All bytes have come: raise ValidationError unless those released are among them."""
 
     async def finish(self) -> None:
         """Release the rest: it is valid."""
@@ -67,7 +74,9 @@ class Pipeline:
         self._worker: asyncio.Future[None] | None = None
         self.position = 0
         self.committed = False
-        self._begin()
+        self.digests = Digests(())
+        self.checks: tuple[tuple[Validation, Check], ...] = ()
+        self._updates: list[Callable[[Block], None]] = []
 
     def _begin(self) -> None:
         shared = [each.algorithm for each in self._validations if isinstance(each, DigestValidation)]
@@ -76,17 +85,16 @@ class Pipeline:
         self._updates = [self.digests.update, *(check.update for _, check in self.checks)]
 
     def _check(self, validation: Validation) -> Check:
-        if isinstance(validation, DigestValidation):
-            return validation.sharing(self.digests)
-        with _blamed(validation, "check"):
-            return validation.check()
-        raise AssertionError  # the line above returns or raises
+        return validation.sharing(self.digests) if isinstance(validation, DigestValidation) else _Judge(validation)
 
     def open(self, writer: Writer | None, transfer: Transfer) -> None:
-        """Open the sink of *writer*, before anything is asked for."""
+        """Open the sink of *writer* and the checks, before anything is asked for."""
         if writer is not None:
-            with _blamed(writer, "open"):
+            with _blamed_writing(writer, "open"):
                 self.sink = writer.open(transfer)
+            if self.sink is None:
+                raise PluginError(f"{type(writer).__name__}.open returned None, which is no Sink")
+        self._begin()
 
     def require(self, validation: Validation) -> None:
         """Add *validation*; bytes that are there already have escaped it, so they are dropped."""
@@ -123,8 +131,8 @@ class Pipeline:
     def restart(self) -> None:
         """Start again from 0: nothing of the bytes so far remains, save what a consumer has."""
         self._take()
-        if self.sink is not None:
-            with _blamed(self.sink, "truncate"):
+        if self.sink is not None and self.sink.position:
+            with _blamed_writing(self.sink, "truncate"):
                 self.sink.truncate(0)
         if self.outlet is not None:
             self.outlet.restart()
@@ -191,31 +199,68 @@ class Pipeline:
     def _consume(self, batch: list[bytes]) -> None:
         for block in batch:
             for update in self._updates:
-                with _blamed(update, "update"):
-                    update(block)
+                update(block)
             if self.sink is not None:
-                with _blamed(self.sink, "write"):
+                with _blamed_writing(self.sink, "write"):
                     self.sink.write(block)
 
     def _publish(self, sink: Sink) -> None:
-        with _blamed(sink, "commit"):
+        with _blamed_writing(sink, "commit"):
             sink.commit()
         self.committed = True
 
 
+class _Judge:
+    """The check of *validation* at work: what fails in it is told as the validation's own failure.
+
+    Where the validation is not enforced, an early refusal is kept for the verdict, and the check left alone.
+    """
+
+    def __init__(self, validation: Validation) -> None:
+        self._validation = validation
+        self._refusal: ValidationError | None = None
+        with _blamed(validation, "check"):
+            self._check = validation.check()
+        if self._check is None:
+            raise PluginError(f"{type(validation).__name__}.check returned None, which is no Check")
+
+    def update(self, block: Block) -> None:
+        if self._refusal is not None:
+            return
+        try:
+            with _blamed(self._validation, "update"):
+                self._check.update(block)
+        except ValidationError as refusal:
+            if self._validation.enforced:
+                raise
+            self._refusal = refusal
+
+    def finish(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        with _blamed(self._validation, "finish"):
+            self._check.finish()
+
+
 class _blamed(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
-    """Turns what escapes from somebody's sink or check into an error of the tree that names it."""
+    """Turns what escapes from somebody's object into an error of the tree that names it."""
 
     def __init__(self, culprit: object, step: str) -> None:
-        self._culprit, self._step = culprit, step
+        self._where = f"{type(culprit).__name__}.{step}"
 
     def __exit__(self, kind: type[BaseException] | None, reason: BaseException | None, trace: object) -> None:
-        if reason is None or isinstance(reason, DownloadError) or not isinstance(reason, Exception):
-            return
-        name = type(getattr(self._culprit, "__self__", self._culprit)).__name__
-        if isinstance(reason, OSError):
-            raise write_error(reason, f"{name}.{self._step}") from None
-        raise plugin_error(f"{name}.{self._step}", reason) from None
+        if isinstance(reason, Exception) and not isinstance(reason, DownloadError):
+            raise self._told(reason) from None
+
+    def _told(self, reason: Exception) -> DownloadError:
+        return plugin_error(self._where, reason)
+
+
+class _blamed_writing(_blamed):  # noqa: N801 - reads as a statement
+    """The same for what writes: there, an OSError is what the system has to say."""
+
+    def _told(self, reason: Exception) -> DownloadError:
+        return write_error(reason, self._where) if isinstance(reason, OSError) else super()._told(reason)
 
 
 async def finished(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:

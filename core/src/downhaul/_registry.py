@@ -20,13 +20,14 @@ from .hookspecs import PROJECT, Plugin
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
-    from types import TracebackType
+    from types import FrameType
 
     from ._models import Payload, Result
     from ._transfer import Transfer
 
 HOOKS: Final = ("prepare", "fetch", "validate", "error", "done")
 _MARK: Final = f"{PROJECT}_impl"
+_BUILT_IN: Final = f"{PROJECT}._defaults"
 _log: Final = logging.getLogger("downhaul.hooks")
 
 
@@ -36,19 +37,17 @@ def check_plugin(plugin: object) -> None:
         raise PluginError(f"{plugin.__name__} is a class; a plugin is an object: {plugin.__name__}(…)")
     kind: Any = type(plugin)
     _check_class(kind)
-    try:
-        hash(plugin)
-    except TypeError:
+    if not _is_hashable(plugin):
         raise PluginError(
             f"{_name(plugin)} is not hashable, but plugins are values: make it a frozen dataclass of hashable fields"
-        ) from None
+        )
 
 
 @lru_cache(maxsize=1024)
 def _check_class(kind: Any) -> None:
     name, found = kind.__name__, set()
     for attribute in dir(kind):
-        function = inspect.getattr_static(kind, attribute)
+        function = _function(kind, attribute)
         options = getattr(function, _MARK, None)
         if options is None:
             if attribute in HOOKS and function is not inspect.getattr_static(Plugin, attribute):
@@ -63,6 +62,9 @@ def _check_class(kind: Any) -> None:
         _check_function(f"{name}.{attribute}", hook, function, options)
     if not found:
         raise PluginError(f"{name} is no plugin: none of its methods carries @hookimpl")
+    life = _function(kind, "open") if issubclass(kind, Plugin) else None
+    if inspect.iscoroutinefunction(life) or inspect.isasyncgenfunction(life):
+        raise PluginError(f"{name}.open returns an async context manager; put @asynccontextmanager on it")
 
 
 def _check_function(name: str, hook: str, function: Any, options: pluggy.HookimplOpts) -> None:
@@ -82,16 +84,31 @@ def _check_function(name: str, hook: str, function: Any, options: pluggy.Hookimp
         raise PluginError(
             f"{name}: an async generator cannot pass by returning None; let it decide and return self._open(…)"
         )
-    unknown = set(inspect.signature(function).parameters) - set(inspect.signature(specification).parameters)
+    if not wrapper and inspect.isgeneratorfunction(inspect.unwrap(function)):
+        raise PluginError(f"{name} is a generator, which would never run: leave the yield out, or use wrapper=True")
+    unknown = set(inspect.signature(function).parameters) - {*inspect.signature(specification).parameters, "cls"}
     if unknown:
         raise PluginError(f"{name}: unknown argument {', '.join(sorted(unknown))}")
 
 
+def _is_hashable(plugin: object) -> bool:
+    try:
+        hash(plugin)
+    except TypeError:
+        return False
+    return True
+
+
+def _function(kind: Any, attribute: str) -> Any:
+    found = inspect.getattr_static(kind, attribute)
+    return found.__func__ if isinstance(found, staticmethod | classmethod) else found
+
+
 class _Manager(pluggy.PluginManager):
-    """pluggy's manager, looking at public names only: a quarter of the time."""
+    """pluggy's manager, not looking at special methods: a quarter of the time."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> pluggy.HookimplOpts | None:
-        return None if name.startswith("_") else super().parse_hookimpl_opts(plugin, name)
+        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
 
 
 class Hooks:
@@ -134,7 +151,7 @@ class Hooks:
             return self._answer(self._fetch(transfer=transfer))
         except DownloadError:
             raise
-        except Exception as reason:
+        except (Exception, asyncio.CancelledError) as reason:  # nothing is awaited here that could be cancelled
             failure = self.failed("fetch", reason)
         raise failure
 
@@ -150,7 +167,7 @@ class Hooks:
             raise PluginError("nobody answered: the built-in dispatch to drivers is gone")
         except DownloadError:
             raise
-        except Exception as reason:
+        except (Exception, asyncio.CancelledError) as reason:
             failure = self.failed("fetch", reason)
         raise failure
 
@@ -177,14 +194,18 @@ class Hooks:
         for impl in self._impls["done"]:
             try:
                 _call(impl, {"transfer": transfer, "outcome": outcome})
-            except Exception as reason:
+            except (Exception, asyncio.CancelledError) as reason:
                 _log.exception("%s", self.failed("done", reason, impl.plugin), exc_info=False)
 
     def failed(self, where: str, reason: BaseException, plugin: object = None) -> PluginError:
         """Return a PluginError for what escaped from a plugin: the one given, or else found by the traceback."""
-        plugin = plugin if plugin is not None else self._blame(reason.__traceback__)
-        name = "a plugin" if plugin is None else _name(plugin)
-        return plugin_error(f"{name}.{where}", reason)
+        plugin = plugin if plugin is not None else self._blame(reason)
+        return plugin_error(self.suspects(where) if plugin is None else f"{_name(plugin)}.{where}", reason)
+
+    def suspects(self, hook: str) -> str:
+        """Return the names of those who may have failed in *hook*, where nothing tells who did."""
+        names = [_name(impl.plugin) for impl in self._impls[hook] if type(impl.plugin).__module__ != _BUILT_IN]
+        return " or ".join(f"{name}.{hook}" for name in dict.fromkeys(names)) or f"a plugin's {hook}"
 
     async def _await(self, impl: pluggy.HookImpl, arguments: dict[str, object]) -> object:
         failure: PluginError
@@ -203,23 +224,32 @@ class Hooks:
 
     def _answer(self, answer: object) -> AbstractAsyncContextManager[Payload]:
         if not (hasattr(answer, "__aenter__") and hasattr(answer, "__aexit__")):
-            raise PluginError(f"a fetch hook returned {answer!r}, neither an async context manager nor None")
+            raise PluginError(f"{self.suspects('fetch')} returned {answer!r}, which is no async context manager")
         return answer
 
     def _expect_none(self, impl: pluggy.HookImpl, answer: object) -> None:
         if answer is not None:
             raise PluginError(f"{_name(impl.plugin)}.{impl.function.__name__} returned {answer!r}; it must return None")
 
-    def _blame(self, trace: TracebackType | None) -> object:
-        """Return the plugin (or driver) in whose method the exception arose, by the innermost frame that has one."""
+    def _blame(self, reason: BaseException | None) -> object:
+        """Return the plugin (or driver) in whose code the exception arose, by the innermost frame that has one."""
         blamed: object = None
-        own = {id(plugin) for plugin in self.plugins}
-        while trace is not None:
-            owner = trace.tb_frame.f_locals.get("self")
-            if id(owner) in own or isinstance(owner, Driver):
-                blamed = owner
-            trace = trace.tb_next
+        while reason is not None and blamed is None:
+            for frame, _ in traceback.walk_tb(reason.__traceback__):
+                blamed = self._owner(frame) or blamed
+            reason = reason.__cause__ or reason.__context__  # a generator's StopIteration is behind a RuntimeError
         return blamed
+
+    def _owner(self, frame: FrameType) -> object:
+        """Return the plugin (or driver) whose code *frame* runs: a method, a function in one, or one of its module."""
+        me, module = frame.f_locals.get("self"), frame.f_globals.get("__name__")
+        if isinstance(me, Driver) or any(me is plugin for plugin in self.plugins):
+            return me
+        near = {kind: plugin for plugin in self.plugins for kind in type(plugin).__mro__ if kind.__module__ == module}
+        for kind, plugin in near.items():
+            if frame.f_code.co_qualname.startswith(f"{kind.__qualname__}."):
+                return plugin
+        return near.popitem()[1] if len(near) == 1 else None
 
 
 def plugin_error(where: str, reason: BaseException) -> PluginError:
@@ -236,7 +266,7 @@ def _call(impl: pluggy.HookImpl, arguments: dict[str, object]) -> Any:
 
 def _is_trylast(plugin: object, hook: str) -> bool:
     for attribute in dir(type(plugin)):
-        options = getattr(inspect.getattr_static(type(plugin), attribute), _MARK, None)
+        options = getattr(_function(type(plugin), attribute), _MARK, None)
         if options is not None and (options["specname"] or attribute) == hook:
             return bool(options["trylast"])
     return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
 from ._urls import check_url, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
 _Options = TypeVar("_Options")
 _PUBLIC_HEADERS: Final = frozenset({"accept", "accept-language", "user-agent"})
@@ -74,6 +74,11 @@ class TLS:
             value = getattr(self, each.name)
             if value is not None and not isinstance(value, str | Path):
                 raise TypeError(f"TLS({each.name}=…) is PEM text or a path, not {type(value).__name__}")
+        if not isinstance(self.verify, bool):
+            raise TypeError(f"TLS(verify=…) is True or False, not {type(self.verify).__name__}; see ca_certificate")
+
+    def __repr__(self) -> str:
+        return f"TLS({', '.join(f'{each.name}={_shown(getattr(self, each.name))}' for each in fields(self))})"
 
 
 class SettingsFields(TypedDict, total=False):
@@ -123,6 +128,8 @@ class Settings:
                 raise TypeError(f"{name}=… takes {kind.__name__}, not {type(value).__name__}")
         if self.proxy:
             check_url(self.proxy)
+            if "://" not in self.proxy:
+                raise ValueError(f"proxy=… is a URL, such as http://gateway:3128; not {show(self.proxy)!r}")
         if self.retries is not None and self.retries < 0:
             raise ValueError(f"retries=… counts rounds after the first, from 0; not {self.retries}")
         if self.max_size is not None and self.max_size < 0:
@@ -130,9 +137,14 @@ class Settings:
         if self.headers is not None:
             object.__setattr__(self, "headers", HeaderFields(self.headers))
         if self.schemes is not None:
-            if isinstance(self.schemes, str):
+            if isinstance(self.schemes, str) or not isinstance(self.schemes, Iterable):
                 raise TypeError('schemes=… takes several names, such as ("http", "https")')
-            object.__setattr__(self, "schemes", frozenset(scheme.lower() for scheme in self.schemes))
+            schemes = tuple(self.schemes)
+            if not all(isinstance(scheme, str) for scheme in schemes):
+                raise TypeError('schemes=… takes names, such as ("http", "https")')
+            object.__setattr__(self, "schemes", frozenset(scheme.lower() for scheme in schemes))
+        if isinstance(self.options, str) or not isinstance(self.options, Iterable):
+            raise TypeError("options=… takes several, such as (HttpOptions(http2=True),)")
         options = tuple(self.options)
         for option in options:
             try:
@@ -198,6 +210,9 @@ class Settings:
     def _hash(self) -> int:
         return hash(tuple(getattr(self, each.name) for each in fields(self)))
 
+    def __getstate__(self) -> dict[str, object]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # a hash is good in one process only
+
     def __repr__(self) -> str:
         shown = []
         for each in fields(self):
@@ -235,20 +250,25 @@ class HeaderFields(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()][1]
 
-    def __iter__(self) -> Iterable[str]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[str]:
         return iter(name for name, _ in self._fields.values())
 
     def __len__(self) -> int:
         return len(self._fields)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._fields.values()))
+        return hash(frozenset(self._fields.items()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HeaderFields) and self._fields == other._fields
 
     def __repr__(self) -> str:
         return f"{{{', '.join(f'{name}: ***' for name, _ in self._fields.values())}}}"
+
+
+def _shown(pem: object) -> str:
+    """Return a field of TLS as it may be shown: PEM text may hold a key."""
+    return "***" if isinstance(pem, str) and "-----" in pem else repr(pem)
 
 
 def _is_number(value: object) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     _Begin = Callable[["Channel"], tuple[Transfer, Coroutine[Any, Any, Result]]]
 
 HELD_BACK: Final = 64 * 1024  # bytes
-COMPARED: Final = 64 * 1024 * 1024  # bytes
+COMPARED: Final = 64 * 1024 * 1024  # bytes that are read again to compare, rather than trusted
 _HOP_BY_HOP: Final = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization",
     "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -48,6 +48,11 @@ class Channel:
         self._ended = False
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
+    @property
+    def compares(self) -> bool:
+        """Whether some bytes are released, and not too many to read them again."""
+        return 0 < self.released <= COMPARED
+
     async def put(self, block: bytes) -> None:
         """Hold *block* back, and release what is further from the end than that."""
         block = self._compare(block)
@@ -59,12 +64,17 @@ class Channel:
 
     def restart(self) -> None:
         """Forget what is held back; what was released will be compared. Raises StreamBroken if that is too much."""
-        if self.released > COMPARED:
+        if self.released and not self.compares:
             raise StreamBroken(f"{self.released} bytes are delivered: too many to read them again from another source")
         self._held.clear()
         self._held_size = 0
         self._to_compare = self.released
         self._again = hashlib.sha256()
+
+    def complete(self) -> None:
+        """Raise ValidationError if these bytes ended before those that were released."""
+        if self._to_compare:
+            raise ValidationError(f"these bytes end before the {self.released} that were delivered before")
 
     async def finish(self) -> None:
         """Release everything."""
@@ -135,7 +145,7 @@ class Stream:
         self._channel: Channel | None = None
         self._task: asyncio.Task[Result] | None = None
         self._transfer: Transfer | None = None
-        self._first: bytes | None = None
+        self._pending: bytes | None = None  # a wait that is cancelled may have taken a block: the next one gets it
         self._result: Result | None = None
         self._headers = Headers()
 
@@ -163,6 +173,7 @@ class Stream:
 
     async def __anext__(self) -> bytes:
         block = await self._context._await(self._next)
+        self._pending = None
         if block is None:
             raise StopAsyncIteration
         return block
@@ -180,6 +191,7 @@ class Stream:
 
     def __next__(self) -> bytes:
         block = self._context._block(self._next, "async for block in stream")
+        self._pending = None
         if block is None:
             raise StopIteration
         return block
@@ -192,7 +204,7 @@ class Stream:
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._channel.end)
         try:
-            self._first = await self._next()
+            await self._next()
         except BaseException:
             await self._stop()
             raise
@@ -200,25 +212,29 @@ class Stream:
     def _commit(self) -> None:
         payload = self._transfer.payload if self._transfer is not None else None
         if payload is not None:
-            self._headers = end_to_end(payload.info.headers)
+            self._headers = end_to_end(payload.info.headers_of_whole())
 
     async def _next(self) -> bytes | None:
-        first, self._first = self._first, None
-        if first is not None:
-            return first
         if self._channel is None or self._task is None:
             raise RuntimeError("enter the stream first: async with download.stream() as stream")
-        block = await self._channel.take()
-        if block is None:
-            self._result = await asyncio.shield(self._task)
-        return block
+        if self._pending is None:
+            self._pending = await self._channel.take()
+        if self._pending is None:
+            if self._task.cancelled():
+                raise RuntimeError("the stream was left, or its context closed, before it came to its end")
+            self._result = self._task.result()
+        return self._pending
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            if not self._task.done():
-                self._task.cancel()
-                await finished(self._task)
-            self._task.cancelled() or self._task.exception()
+        if self._task is None:
+            return
+        cancelled = None
+        if not self._task.done():
+            self._task.cancel()
+            cancelled = await finished(self._task)
+        self._task.cancelled() or self._task.exception()
+        if cancelled is not None:
+            raise cancelled
 
 
 def end_to_end(headers: Headers) -> Headers:

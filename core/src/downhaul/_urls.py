@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ftp": 21, "ftps": 990}
 _SECURE: Final = frozenset({"https", "ftps"})
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}[^\s\"'<>]+")
-_USERINFO: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+_URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}(?:[^\s\"'<>]|'(?![.,;:)\]}]*(?:[\s\"<>]|$)))+")
+_AUTHORITY: Final = re.compile(r"([^/?#@]*?//+|[A-Za-z][A-Za-z0-9+.-]*:/?|)([^/?#]*)(.*)", re.DOTALL)
+_HOST_AND_PORT: Final = re.compile(r"[^:]*(:\d*)?|\[[^]]*\](:\d*)?")
 _SHOWN: Final = 500
 
 
@@ -38,6 +39,19 @@ def check_url(url: str) -> str:
     if not host and (parts.scheme in _DEFAULT_PORTS or parts.netloc):
         raise ValueError(f"malformed URL: no host in {show(url)!r}")
     return url
+
+
+def resolve(base: str, reference: str) -> str:
+    """Return the URL that *reference* means where *base* was asked (RFC 3986, section 5.2); for any scheme.
+
+    Raises ValueError for what is no URL.
+    """
+    if _CONTROL.search(reference):
+        raise ValueError(f"malformed URL: control characters in {show(reference)!r}")
+    if _SCHEME.match(reference):
+        return check_url(urljoin(base, reference))
+    scheme, _, rest = base.partition(":")  # urljoin leaves a reference alone where it does not know the scheme
+    return check_url(f"{scheme}:{urljoin(f'http:{rest}', reference).partition(':')[2]}")
 
 
 def scheme_of(url: str) -> str:
@@ -79,7 +93,7 @@ def is_downgrade(before: str, after: str) -> bool:
 
 def show(url: str) -> str:
     """Return *url* as it may be shown: no userinfo, no query values, no control characters, not endless."""
-    url = _USERINFO.sub(r"\1", url)
+    url = _without_userinfo(url)
     head, mark, tail = url.partition("?")
     if mark:
         query, hash_mark, fragment = tail.partition("#")
@@ -102,6 +116,20 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
         for character in text
     )
+
+
+def _without_userinfo(url: str) -> str:
+    """Return *url* without what stands before an "@" in its authority, however malformed it is.
+
+    A password with "/", "?" or "#" in it, which is malformed, shows in what cannot be a host and a port.
+    """
+    match = _AUTHORITY.match(url)
+    assert match is not None
+    start, authority, rest = match.groups()
+    _, at, host = authority.rpartition("@")
+    if not at and "@" in rest and not _HOST_AND_PORT.fullmatch(authority):
+        return f"{start}{rest.rpartition('@')[2]}"
+    return f"{start}{host}{rest}"
 
 
 def _hide_value(parameter: str) -> str:

@@ -82,11 +82,11 @@ class DigestValidation(Validation):
 
 class _SizeCheck:
     def __init__(self, validation: SizeValidation) -> None:
-        self._size, self._enforced, self._seen = validation.size, validation.enforced, 0
+        self._size, self._seen = validation.size, 0
 
     def update(self, block: Block) -> None:
         self._seen += len(block)
-        if self._enforced and self._seen > self._size:
+        if self._seen > self._size:
             raise SizeMismatch(f"more than the {self._size} bytes that were expected")
 
     def finish(self) -> None:

@@ -201,7 +201,7 @@ class _FileSink:
 
 
 class _told:  # noqa: N801 - reads as a statement
-    """Turns an OSError into a WriteError that names the path."""
+    """Turns an OSError into a WriteError that names the path; so too a ValueError, for what no path can hold."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -212,6 +212,8 @@ class _told:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, reason: BaseException | None, trace: object) -> None:
         if isinstance(reason, OSError):
             raise write_error(reason, f"cannot write {str(self._path)!r}") from None
+        if isinstance(reason, ValueError):
+            raise WriteError(f"cannot write {str(self._path)!r}: {reason}", errno.EINVAL) from None
 
 
 def write_error(reason: OSError, what: str) -> WriteError:

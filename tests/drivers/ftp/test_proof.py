@@ -78,6 +78,13 @@ async def test_reset(ask: Asker) -> None:
         await asyncio.to_thread(server.settle)
 
 
+async def test_reset_that_the_server_calls_a_success(ask: Asker) -> None:
+    """A data connection that is reset is Truncated although no size is known and the server says that all is well."""
+    fault = Fault(opening=SILENT, cut=500_000, ends="reset")
+    with FtpServer(FILES, replies=NO_SIZE, faults={"a": fault}) as server:
+        await ask.fails(Truncated, server.url("a"))
+
+
 async def test_stall(ask: Asker) -> None:
     """A data connection on which nothing more comes is an idle time-out, and is closed."""
     with FtpServer(FILES, faults={"a": Fault(cut=500_000, ends="hold")}) as server:

@@ -63,6 +63,7 @@ class MirrorList(Plugin):
         list_url = self.list_url or url
         lines = await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
         turn.sources = [self._source(line, url) for line in lines]
+        turn.index = min(turn.index, len(lines) - 1)  # a list that was fetched again may be shorter
         transfer.request = replace(transfer.request, url=turn.sources[turn.index])
 
     @hookimpl
@@ -118,7 +119,13 @@ class _Counter:
 
     def finish(self) -> None:
         if self._left < 0:
-            raise SizeMismatch("a mirror list of more than 1 MiB")
+            raise _TooLong("a mirror list of more than 1 MiB")
+
+
+class _TooLong(SizeMismatch):
+    """The list would be as long the next time."""
+
+    transient = False
 
 
 def _is_url(line: str) -> bool:

@@ -50,7 +50,7 @@ class BearerToken(Plugin):
         home, used = self._home(transfer), transfer.state(self, _Used)
         here = (transfer.request.url, transfer.round)
         denied = isinstance(error, AccessDenied) and error.code == 401
-        if not denied or used.token is None or transfer.request.origin != home or used.renewed_for == here:
+        if not denied or used.token is None or origin(error.source) != home or used.renewed_for == here:
             return None
         used.renewed_for = here
         transfer.context.forget(self, home, stale=used.token)

@@ -155,6 +155,7 @@ class Client(aioftp.BaseClient):
                 self._stream.writer.close()
                 async with asyncio.timeout(1):
                     await self._gone()
+                    return  # asyncio cannot abort a transport that closed after sending its rest
         await self.drop()
 
     async def _gone(self) -> None:

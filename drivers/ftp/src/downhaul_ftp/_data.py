@@ -60,7 +60,8 @@ class DataConnection(asyncio.Protocol):
 
     async def aclose(self) -> None:
         """Close at once, whatever is still to come, and wait until the socket is gone."""
-        self._transport.abort()
+        if not self._closed.done():
+            self._transport.abort()
         await asyncio.shield(self._closed)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,0 +1,101 @@
+"""What is kept of the attempts so far, and what may be appended to it: nothing without proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ._errors import PolicyError, ProtocolError, RangeRefused
+from ._urls import show
+from ._validations import DigestValidation, SizeValidation
+
+if TYPE_CHECKING:
+    from ._models import Info, Request, Version
+    from ._pipeline import Pipeline
+    from ._settings import Settings
+
+
+class Kept:
+    """The bytes in the pipeline: who sent the last of them, and what is known of the file that they are from.
+
+    `joined`: they were continued with nothing but an expected digest to judge the whole.
+    """
+
+    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        self._pipeline, self._settings = pipeline, settings
+        self._may_join = True
+        self._source = ""
+        self._version: Version | None = None
+        self._size: int | None = None
+        self._resumable = self.joined = False
+
+    def continued(self, request: Request) -> Request:
+        """Return *request* for the rest of the file, with what must not have changed; for all of it without proof."""
+        position, outlet = self._pipeline.position, self._pipeline.outlet
+        start = replace(request, offset=0, length=None, version=None)
+        if outlet is not None and outlet.released:
+            start = replace(start, unless=None)  # what the consumer has is no longer conditional
+        if not position or not self._resumable:
+            return start
+        rest = replace(start, offset=position, unless=None)
+        if self._source == request.url and self._version is not None and self._version.strong:
+            return replace(rest, version=self._version)
+        if outlet is not None and outlet.compares:
+            return start  # a stream with bytes delivered reads past them and compares
+        judged = any(each.identifies and each.enforced for each in self._pipeline.validations)
+        return rest if judged and self._may_join else start
+
+    def begin(self, request: Request, info: Info) -> None:
+        """Hold the head of an answer against what was asked; start again from 0 unless it continues the bytes kept."""
+        joined = False
+        if request.offset and info.start == request.offset:
+            if request.version is not None and info.version is not None and request.version.contradicts(info.version):
+                raise RangeRefused(f"{show(request.url)} has another version of the file now")
+            if self._size is not None and info.size is not None and self._size != info.size:
+                raise RangeRefused(f"{show(request.url)} has {info.size} bytes, not {self._size}")
+            joined = self.joined or request.version is None
+        elif info.start:
+            raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
+        elif self._pipeline.position:
+            self.restart()
+        self._source, self._version, self._resumable = request.url, info.version, info.resumable
+        self._size, self.joined = info.size, joined
+        self._check_limits(info)
+
+    async def keep(self, info: Info) -> None:
+        """After a failure: let what arrived be handled, and keep it where it may be continued."""
+        await self._pipeline.drain()
+        too_much = info.size is not None and self._pipeline.position > info.size
+        if too_much or not info.resumable:
+            self.restart()
+
+    def restart(self) -> None:
+        """Start again from 0."""
+        self._pipeline.restart()
+        self._source, self._version, self._size = "", None, None
+        self._resumable = self.joined = False
+
+    def join_no_more(self) -> None:
+        """From now on, continue only what a version proves."""
+        self._may_join = False
+
+    def proof(self, info: Info) -> str:
+        """Return what proves the bytes complete: the protocol's own proof, or else a size or a digest expected."""
+        if info.proof != "unproven":
+            return info.proof
+        for validation in self._pipeline.validations:
+            if validation.enforced and isinstance(validation, SizeValidation):
+                return "size"
+            if validation.enforced and (validation.identifies or isinstance(validation, DigestValidation)):
+                return "digest"
+        return "unproven"
+
+    def _check_limits(self, info: Info) -> None:
+        settings = self._settings
+        if settings.max_size is not None and info.size is not None and info.size > settings.max_size:
+            raise PolicyError(f"{info.size} bytes are more than max_size={settings.max_size}")
+        if settings.require_proof and self.proof(info) == "unproven":
+            raise ProtocolError(
+                f"nothing would prove that {show(info.url)} is complete; give a size or a digest,"
+                " or allow it with require_proof=False"
+            )
