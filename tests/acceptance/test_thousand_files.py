@@ -54,11 +54,11 @@ def nginx(root: Path) -> Iterator[tuple[str, Callable[[], int]]]:
 
 @contextmanager
 def vsftpd(root: Path) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Run vsftpd; yield the base URL, and what tells the most control connections that were open at the same time."""
+    """Run vsftpd; yield the base URL, and what tells how many control connections were opened in all."""
     if (reason := real_vsftpd.why_missing()) is not None:
         _missing(reason)
     with real_vsftpd.vsftpd(root) as server:
-        yield server.url(), lambda: server.peak_controls
+        yield server.url(), server.controls
 
 
 def _missing(reason: str) -> None:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from downhaul import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from downhaul import Download, Plan, Result
 
 FORMS: Final = ("sync", "async")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Block this thread until another one makes *condition* true; fail if that takes longer than 10 seconds."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.001)
 
 
 def run(form: str, download: Download) -> Result:

@@ -315,9 +315,9 @@ def test_hook_that_never_returns(form: str, hook: str, context: Context, driver:
 def test_source_that_never_answers(form: str, context: Context, driver: MemDriver, tmp_path: Path) -> None:
     """So is a driver that never answers, and one that stops in the middle."""
     for where in ("open", "body"):
-        driver.site(URL, Reply(b"x" * 200_000, hang=where))
+        driver.site(URL, Reply(bytes(3 << 20), hang=where))
         with pytest.raises(TimeoutExceeded):
-            run(form, Download(URL, FileWriter(tmp_path / "x"), context=context, timeout=Timeout(total=0.05)))
+            run(form, Download(URL, FileWriter(tmp_path / "x"), context=context, timeout=Timeout(total=0.2)))
         assert (driver.live, context.connections_in_use, names(tmp_path)) == (0, 0, [])
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.core.forms import FORMS, plans_of, run
+from tests.core.forms import FORMS, plans_of, run, wait_until
 from tests.mem import MemDriver, Reply, names, until
 
 from downhaul import (
@@ -130,26 +130,24 @@ def test_a_driver_that_cannot_be_closed(driver: MemDriver) -> None:
 
 def test_close_cancels_what_runs_and_cleans_up(driver: MemDriver, tmp_path: Path) -> None:
     """Closing a context cancels what runs in it, and waits until that has left nothing behind."""
-    driver.site(URL, Reply(b"x" * 300_000, hang="body"))
-    begun = Begun()
+    driver.site(URL, Reply(bytes(3 << 20), hang="body"))
     context = Context(drivers={"mem": driver})
     with ThreadPoolExecutor() as pool:
-        work = pool.submit(Download(URL, FileWriter(tmp_path / "file"), context=context, plugins=[begun]))
-        assert begun.event.wait(10)
+        work = pool.submit(Download(URL, FileWriter(tmp_path / "file"), context=context))
+        wait_until(lambda: names(tmp_path))
         context.close()
-        assert (driver.live, context.connections_in_use, list(tmp_path.iterdir())) == (0, 0, [])
+        assert (driver.live, context.connections_in_use, names(tmp_path)) == (0, 0, [])
         with pytest.raises(RuntimeError, match="the context was closed while it was at work"):
             work.result(10)
 
 
 async def test_leaving_a_bound_context_cancels_what_runs(driver: MemDriver, tmp_path: Path) -> None:
     """Leaving `async with` cancels what runs in the context, and waits for its clean-up."""
-    driver.site(URL, Reply(b"x" * 300_000, hang="body"))
-    begun = Begun()
+    driver.site(URL, Reply(bytes(3 << 20), hang="body"))
     async with Context(drivers={"mem": driver}) as context:
-        download = Download(URL, FileWriter(tmp_path / "file"), context=context, plugins=[begun])
+        download = Download(URL, FileWriter(tmp_path / "file"), context=context)
         task = asyncio.create_task(download.run())
-        await until(begun.event.is_set)
+        await until(lambda: names(tmp_path))
     assert (driver.live, driver.closed, context.connections_in_use, names(tmp_path)) == (0, 1, 0, [])
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -352,6 +350,13 @@ def test_drivers_by_scheme(driver: MemDriver) -> None:
         assert job(context)().size == len(DATA)
         with pytest.raises(UnsupportedScheme):
             Download("other://home/", BufferWriter(), context=context)()
+
+
+def test_a_given_driver_needs_no_look_around(driver: MemDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver is given, nobody looks through the installed distributions, which takes a while."""
+    monkeypatch.setattr("importlib.metadata.entry_points", None)
+    with Context(drivers={"mem": driver}) as context:
+        assert context.download(URL, BufferWriter())().size == len(DATA)
 
 
 PLUGIN = """

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import downhaul
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,23 +26,27 @@ from downhaul import _context
 from tests.mem import MemDriver, Reply
 
 URL, DATA = "mem://home/file", b"x" * 300_000
+BIG = bytes(3 << 20)  # large enough that some of it is written before the end
 target = Path(sys.argv[1])
 
 class Told(MemDriver):
     "Says aloud when a body is under way."
 
     async def _body(self, reply, start, stop):
+        blocks = 0
         async for block in super()._body(reply, start, stop):
             yield block
-            if reply.hang:
-                print("begun", flush=True)
+            blocks += 1
+            if reply.hang and blocks == 3 and not self.begun.is_set():
+                self.files = len(list(target.iterdir()))
                 self.begun.set()
+                print("begun", flush=True)
 
     begun = threading.Event()
 
 driver = Told()
 driver.site(URL, Reply(DATA))
-driver.site("mem://home/hangs", Reply(DATA, hang="body", block=len(DATA)))
+driver.site("mem://home/hangs", Reply(BIG, hang="body", block=1 << 20))
 
 def default():
     "Let the default context know the driver."
@@ -54,7 +60,8 @@ STRICT = ("-X", "dev", "-W", "error")
 
 def start(program: str, target: Path, *options: str) -> subprocess.Popen[str]:
     """Start *program* in an interpreter of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+    home = Path(downhaul.__path__[0]).parent
+    environment = {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{ROOT}", "PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(
         [sys.executable, *options, "-c", HEAD + program, str(target)],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -126,6 +133,7 @@ async def begin():
 
 {work}
 assert driver.begun.wait(10)
+assert driver.files == 1
 """,
         *STRICT,
     )
@@ -144,6 +152,7 @@ def consume():
 threading.excepthook = lambda _: None
 threading.Thread(target=consume, daemon=True).start()
 assert driver.begun.wait(10)
+assert driver.files
 """,
     )
     assert list(tmp_path.iterdir()) == []
@@ -205,12 +214,12 @@ context = default()
 try:
     {body}
 except KeyboardInterrupt:
-    live = driver.live, context.connections_in_use, len(list(target.iterdir()))
-    print("interrupted", live, flush=True)
+    left = driver.live, context.connections_in_use, len(list(target.iterdir()))
+    print("interrupted", driver.files > 0, left, flush=True)
     raise
 """
     code, out, err = interrupted(program, tmp_path)
-    assert out.splitlines()[-1] == "interrupted (0, 0, 0)", (out, err)
+    assert out.splitlines()[-1] == "interrupted True (0, 0, 0)", (out, err)
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert "never" not in err

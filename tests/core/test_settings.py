@@ -171,7 +171,8 @@ def test_user_is_checked(fields: dict[str, Any]) -> None:
 
 ALL = Settings(
     timeout=Timeout(1, 2, 3, 4), tls=TLS("ca.pem"), user=User("elmer", SECRET), proxy="http://gateway",
-    environment=True, headers={"A": "b"}, retries=7, require_proof=True, max_size=8, schemes=("http",), options=(Speed(fast=True),),
+    environment=True, headers={"A": "b"}, retries=7, require_proof=True, max_size=8, schemes=("http",),
+    options=(Speed(fast=True),),
 )  # fmt: skip
 FALSY = Settings(
     timeout=Timeout(None, None), tls=TLS(verify=False), user=User(""), proxy="", environment=False, headers={},

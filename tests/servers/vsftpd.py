@@ -158,7 +158,8 @@ def _sample(server: Vsftpd, end: threading.Event) -> None:
 def _established(port: int) -> int:
     """Return how many connections to *port* of 127.0.0.1 are established, on the side of the server."""
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return sum(row[1] == f"0100007F:{port:04X}" and row[3] == "01" for row in rows)
+    # The table is read piece by piece, so a row may come twice.
+    return len({row[2] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"})
 
 
 def _reachable(root: Path) -> bool:
