@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ import pytest
 import downhaul
 
 HOME = Path(downhaul.__path__[0])
+CONTRACTS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["importlinter"][
+    "contracts"
+]
 LAYERS = [
-    "_urls", "_errors", "_settings", "_models", "hookspecs", "_drivers", "_registry", "_digests", "_writers",
-    "_validations", "_governor", "_once", "_loops", "_transfer", "_lifetimes", "_pipeline", "_defaults", "_context",
-    "_kept", "_engine", "_stream", "_download", "_batch",
-]  # fmt: skip
+    name
+    for contract in CONTRACTS
+    for name in reversed(contract.get("layers", []))
+    if (name.startswith("_") and not name.startswith("__")) or name == "hookspecs"
+]
 ROOMS = ["plugins", "adapters", "testing", "cli"]
 
 

@@ -262,7 +262,6 @@ def test_nothing_secret_gets_out(
     assert MARK not in f"{context!r} {download!r} {download.settings!r}"
 
 
-@pytest.mark.xfail(strict=True, reason="the repr that the dataclass makes for MirrorList shows its URL as it is")
 def test_plugins_show_nothing_secret() -> None:
     """A plugin's repr may stand in anybody's log: its URLs are shown without userinfo and values of the query."""
     assert MARK not in repr(BearerToken(fail, origin=f"https://{USER}:{PASSWORD}@host/?key={QUERY}"))

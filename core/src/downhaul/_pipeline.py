@@ -36,8 +36,8 @@ class Outlet(Protocol):
         """The number of bytes that the consumer has."""
 
     @property
-    def compares(self) -> bool:
-        """Whether the consumer has bytes that would be compared, should they come again from 0."""
+    def may_restart(self) -> bool:
+        """Whether the bytes may come again from 0: what was released is not too much to be read again."""
 
     async def put(self, block: bytes) -> None:
         """Pass *block* on, after those before it; waits for the consumer."""

@@ -49,9 +49,9 @@ class Channel:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     @property
-    def compares(self) -> bool:
-        """Whether some bytes are released, and not too many to read them again."""
-        return 0 < self.released <= COMPARED
+    def may_restart(self) -> bool:
+        """Whether the bytes may come again from 0: what was released is not too much to be read again."""
+        return self.released <= COMPARED
 
     async def put(self, block: bytes) -> None:
         """Hold *block* back, and release what is further from the end than that."""
@@ -64,7 +64,7 @@ class Channel:
 
     def restart(self) -> None:
         """Forget what is held back; what was released will be compared. Raises StreamBroken if that is too much."""
-        if self.released and not self.compares:
+        if not self.may_restart:
             raise StreamBroken(f"{self.released} bytes are delivered: too many to read them again from another source")
         self._held.clear()
         self._held_size = 0

@@ -156,7 +156,7 @@ async def test_an_exception_of_the_consumer_comes_out_as_it_is(driver, settings)
         await exchange.stall()
 
     with http_server(script) as server:
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the consumer is the subject
+        with pytest.raises(ZeroDivisionError):
             async with driver.open(Request(server.url()), settings) as payload:
                 await anext(payload.body)
                 raise ZeroDivisionError

@@ -28,7 +28,7 @@ _LIST_SIZE: Final = 1024 * 1024  # bytes
 _MIRRORS: Final = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MirrorList(Plugin):
     """Asks the mirrors of a list for the file, in the order of the list; the next one when one fails, however it does.
 
@@ -50,6 +50,10 @@ class MirrorList(Plugin):
             raise ValueError("MirrorList(replaces=…) needs the URL of the list too")
         if self.replaces == "":
             raise ValueError("MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/")
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={show(url)!r}" for name, url in vars(self).items() if isinstance(url, str))
+        return f"MirrorList({', '.join(shown)})"
 
     @hookimpl
     async def prepare(self, transfer: Transfer) -> None:
