@@ -452,7 +452,7 @@ def test_every_hook_of_the_specification_is_known_to_the_registry():
 
 async def test_one_manager_per_distinct_tuple_of_plugins(monkeypatch):
     """“One plugin manager per distinct tuple of plugins, kept and bounded”: equal tuples share one."""
-    import downhaul._context as module
+    import downhaul._shared as module
 
     made = []
 

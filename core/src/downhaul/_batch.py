@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
-from ._context import Context, check_count, default_context
+from ._arguments import check_count
+from ._context import Context, default_context
 from ._download import Download
 from ._pipeline import finished
 

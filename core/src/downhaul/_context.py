@@ -7,97 +7,29 @@ import atexit
 import os
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
+from ._arguments import check_count, plugins_of, settings_of
 from ._drivers import DriverBook
-from ._errors import DownloadError, PluginError
-from ._governor import Governor
-from ._lifetimes import Lifetimes
-from ._loops import Call, LoopThread, Threads, running_loop
+from ._errors import DownloadError
+from ._loops import Call, LoopThread, running_loop
 from ._models import Payload, Redirected
-from ._once import SharedValues
-from ._registry import Hooks, check_plugin
-from ._settings import Settings, SettingsFields
+from ._shared import Shared
 from ._transfer import in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Mapping
-    from concurrent.futures import Executor
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
     from typing import Unpack
 
     from ._download import Download
     from ._drivers import Driver
+    from ._settings import Settings, SettingsFields
     from ._transfer import Transfer
     from ._writers import Writer
 
 _T = TypeVar("_T")
-_GROUP: Final = "downhaul.plugins"
-_KEPT: Final = 256
-_THREADS: Final = 4
-
-
-class Shared:
-    """What a context holds while it is bound to a loop."""
-
-    def __init__(self, context: Context) -> None:
-        self.drivers = context._drivers
-        self.governor = Governor(context.connections, context.connections_per_origin)
-        self.values = SharedValues()
-        self.lifetimes = Lifetimes(context)
-        self.running: set[asyncio.Task[Any]] = set()
-        self._executor: Threads | None = None
-        self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()
-        self._settings: OrderedDict[Settings, Settings] = OrderedDict()
-        self._defaults = context.settings
-        self._closed = False
-
-    def executor(self) -> Executor:
-        """Return the threads that hash and write."""
-        if self._executor is None:
-            self._executor = Threads(_THREADS)
-        return self._executor
-
-    def hooks(self, plugins: tuple[object, ...]) -> Hooks:
-        """Return the hooks of *plugins*, made when they are new: that costs a thousand times more than finding them."""
-        return _kept(self._hooks, plugins, lambda: Hooks(plugins))
-
-    def settings(self, settings: Settings) -> Settings:
-        """Return *settings* with what is unset filled from the context and the defaults."""
-        return _kept(self._settings, settings, lambda: settings.filled(self._defaults).complete())
-
-    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await *work*, and let the task that does so be cancelled when the context is closed."""
-        if self._closed:
-            work.close()
-            raise RuntimeError("this context is closed")
-        task = asyncio.current_task()
-        if task is None or task in self.running:
-            return await work
-        self.running.add(task)
-        try:
-            return await work
-        finally:
-            self.running.discard(task)
-
-    async def aclose(self) -> None:
-        """Cancel what runs, then close everything, the youngest first."""
-        self._closed = True
-        running = self.running - {asyncio.current_task()}
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
-        try:
-            await self.values.aclose()
-            await self.lifetimes.aclose()
-            await self.drivers.aclose()
-        finally:
-            if self._executor is not None:
-                self._executor.shutdown()
 
 
 class Context:
@@ -317,74 +249,12 @@ class Context:
         self._loop = self._thread = self._shared = None
 
 
-def plugins_of(plugins: Iterable[object]) -> tuple[object, ...]:
-    """Return *plugins* checked, those named by a str made from their entry points; an equal one counts once."""
-    check_several("plugins", plugins)
-    made = [_plugin_named(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
-    for plugin in made:
-        check_plugin(plugin)
-    return tuple(dict.fromkeys(made))
-
-
-def settings_of(settings: Settings | None, fields: SettingsFields) -> Settings:
-    """Return `Settings` from *settings* and single *fields*, which win."""
-    if settings is not None and not isinstance(settings, Settings):
-        raise TypeError(f"settings=… takes Settings, not {type(settings).__name__}")
-    if not fields:
-        return settings or _EMPTY
-    return Settings(**fields).filled(settings or _EMPTY)
-
-
-def check_several(name: str, values: object) -> None:
-    """Raise TypeError unless *values* is an iterable of things, which a str is not."""
-    if isinstance(values, str):
-        raise TypeError(f"{name}=… takes several: [{values!r}]")
-    if not isinstance(values, Iterable):
-        raise TypeError(f"{name}=… takes several, such as a list; not a single {type(values).__name__}")
-
-
-def check_count(name: str, number: object) -> None:
-    """Raise TypeError or ValueError unless *number* is an int from 1."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{name}=… is a whole number, not {number!r}")
-    if number < 1:
-        raise ValueError(f"{name}=… is a number from 1, not {number}")
-
-
 def default_context() -> Context:
     """Return the context of downloads that have none: made when first needed, closed when the interpreter ends."""
     with _default_lock:
         if not _default:
             _default.append(Context())
         return _default[0]
-
-
-def _plugin_named(name: str) -> object:
-    from importlib.metadata import entry_points  # it costs a third of the import of downhaul
-
-    points = entry_points(group=_GROUP, name=name)
-    if not points:
-        installed = ", ".join(sorted(point.name for point in entry_points(group=_GROUP))) or "none"
-        raise PluginError(f"no plugin {name!r} (installed: {installed})")
-    try:
-        plugin = next(iter(points)).load()
-        return plugin() if isinstance(plugin, type) else plugin
-    except DownloadError:
-        raise
-    except Exception as reason:
-        raise PluginError(f"plugin {name!r} cannot be loaded: {type(reason).__name__}: {reason}") from None
-
-
-def _kept(cache: OrderedDict[Any, _T], key: Hashable, make: Callable[[], _T]) -> _T:
-    """Return the value of *key*, made when it is new; the least recently used of many are dropped."""
-    value = cache.get(key)
-    if value is None:
-        value = cache[key] = make()
-        if len(cache) > _KEPT:
-            cache.popitem(last=False)
-    else:
-        cache.move_to_end(key)
-    return value
 
 
 def _after_fork() -> None:
@@ -399,7 +269,6 @@ def _at_exit() -> None:
             context.close()
 
 
-_EMPTY: Final = Settings()
 _alive: Final[weakref.WeakSet[Context]] = weakref.WeakSet()
 _abandoned: Final[list[object]] = []  # closing these in a child would end the parent's connections
 _default: Final[list[Context]] = []

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ._context import Context, check_several, default_context, plugins_of, settings_of
+from ._arguments import check_several, plugins_of, settings_of
+from ._context import Context, default_context
 from ._digests import digest_name
 from ._engine import Engine
 from ._errors import DownloadError, PluginError, PreparationError

@@ -41,9 +41,7 @@ class Kept:
         if self._source == request.url and self._version is not None and self._version.strong:
             return replace(rest, version=self._version)
         if outlet is not None and outlet.may_restart:
-            return (
-                start  # what a stream gives out is of one version: it reads again, past what it has given, and compares
-            )
+            return start  # a stream gives out one version only: it reads again, past what it gave, and compares
         judged = any(each.identifies and each.enforced for each in self._pipeline.validations)
         return rest if judged and self._may_join else start
 

@@ -1,0 +1,96 @@
+"""What a context holds while it is bound to a loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ._governor import Governor
+from ._lifetimes import Lifetimes
+from ._loops import Threads
+from ._once import SharedValues
+from ._registry import Hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+    from concurrent.futures import Executor
+
+    from ._context import Context
+    from ._settings import Settings
+
+_T = TypeVar("_T")
+_KEPT: Final = 256
+_THREADS: Final = 4
+
+
+class Shared:
+    """The drivers, the slots, the shared values and the threads of one context; one at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self.drivers = context._drivers
+        self.governor = Governor(context.connections, context.connections_per_origin)
+        self.values = SharedValues()
+        self.lifetimes = Lifetimes(context)
+        self.running: set[asyncio.Task[Any]] = set()
+        self._executor: Threads | None = None
+        self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()
+        self._settings: OrderedDict[Settings, Settings] = OrderedDict()
+        self._defaults = context.settings
+        self._closed = False
+
+    def executor(self) -> Executor:
+        """Return the threads that hash and write."""
+        if self._executor is None:
+            self._executor = Threads(_THREADS)
+        return self._executor
+
+    def hooks(self, plugins: tuple[object, ...]) -> Hooks:
+        """Return the hooks of *plugins*, made when they are new: that costs a thousand times more than finding them."""
+        return _kept(self._hooks, plugins, lambda: Hooks(plugins))
+
+    def settings(self, settings: Settings) -> Settings:
+        """Return *settings* with what is unset filled from the context and the defaults."""
+        return _kept(self._settings, settings, lambda: settings.filled(self._defaults).complete())
+
+    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await *work*, and let the task that does so be cancelled when the context is closed."""
+        if self._closed:
+            work.close()
+            raise RuntimeError("this context is closed")
+        task = asyncio.current_task()
+        if task is None or task in self.running:
+            return await work
+        self.running.add(task)
+        try:
+            return await work
+        finally:
+            self.running.discard(task)
+
+    async def aclose(self) -> None:
+        """Cancel what runs, then close everything, the youngest first."""
+        self._closed = True
+        running = self.running - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        try:
+            await self.values.aclose()
+            await self.lifetimes.aclose()
+            await self.drivers.aclose()
+        finally:
+            if self._executor is not None:
+                self._executor.shutdown()
+
+
+def _kept(cache: OrderedDict[Any, _T], key: Hashable, make: Callable[[], _T]) -> _T:
+    """Return the value of *key*, made when it is new; the least recently used of many are dropped."""
+    value = cache.get(key)
+    if value is None:
+        value = cache[key] = make()
+        if len(cache) > _KEPT:
+            cache.popitem(last=False)
+    else:
+        cache.move_to_end(key)
+    return value
