@@ -62,10 +62,15 @@ def start(program: str, target: Path, *options: str) -> subprocess.Popen[str]:
     """Start *program* in an interpreter of its own."""
     home = Path(downhaul.__path__[0]).parent
     environment = {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{ROOT}", "PYTHONFAULTHANDLER": "1"}
-    return subprocess.Popen(
-        [sys.executable, *options, "-c", HEAD + program, str(target)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    # A shell's background job may have SIGINT ignored, which children inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *options, "-c", HEAD + program, str(target)],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ._errors import DownloadError, PluginError
 from ._registry import check_plugin
-from ._settings import Settings
-
-if TYPE_CHECKING:
-    from ._settings import SettingsFields
+from ._settings import Settings, SettingsFields
 
 _GROUP: Final = "downhaul.plugins"
 _EMPTY: Final = Settings()
@@ -31,6 +28,8 @@ def settings_of(settings: Settings | None, fields: SettingsFields) -> Settings:
         raise TypeError(f"settings=… takes Settings, not {type(settings).__name__}")
     if not fields:
         return settings or _EMPTY
+    if unknown := fields.keys() - SettingsFields.__annotations__.keys():
+        raise TypeError(f"there is no argument, and no setting, called {', '.join(sorted(unknown))}")
     return Settings(**fields).filled(settings or _EMPTY)
 
 

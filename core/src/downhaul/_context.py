@@ -16,7 +16,7 @@ from ._errors import DownloadError
 from ._loops import Call, LoopThread, running_loop
 from ._models import Payload, Redirected
 from ._shared import Shared
-from ._transfer import in_driver
+from ._transfer import in_driver, refuse_in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Context:
     @asynccontextmanager
     async def drive(self, transfer: Transfer) -> AsyncGenerator[Payload]:
         """Let the driver for the scheme answer ``transfer.request``, in a slot of its origin; follow its redirects."""
+        refuse_in_driver("context.drive")
         shared, request = self._bound(), transfer.request
         while True:
             driver = await self._driver(shared, request.url)

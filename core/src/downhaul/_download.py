@@ -65,6 +65,7 @@ class Download:
         self.digests, expected = _digests(digests)
         check_several("validations", validations)
         self.validations = (*validations, *expected)
+        self._expected = expected
         for validation in self.validations:
             _checked(validation, Validation, "validations", "Validation objects")
         self.plugins = plugins_of(plugins)
@@ -106,9 +107,12 @@ class Download:
     def clone(self, **changes: Any) -> Self:
         """Return another download like this one, with arguments changed: ``download.clone(url=…, writer=…)``."""
         arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        if "digests" in changes:  # other digests are expected then, in place of these
+            arguments["validations"] = tuple(each for each in self.validations if each not in self._expected)
         checked = Download(**{**arguments, **changes})
         other = copy.copy(self)
         vars(other).update({name: getattr(checked, name) for name in _ARGUMENTS})
+        other._expected = checked._expected if "digests" in changes else self._expected
         return other
 
     async def _run_in(self, context: Context) -> Result:
@@ -125,7 +129,7 @@ class Download:
         if parent is None:
             settings = shared.settings(self.settings)
         else:
-            refuse_in_driver("nested")
+            refuse_in_driver("transfer.nested")
             settings = self.settings.filled(self._inherited(parent))
         shared.drivers.check_options(tuple(settings.options))
         own = dict.fromkeys((*self.plugins, *context.plugins))

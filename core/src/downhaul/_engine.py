@@ -246,12 +246,12 @@ class Engine:
 
     async def _receive(self, payload: Payload) -> None:
         """Feed the body to the pipeline; whatever happens, sink and checks stand at one position afterwards."""
-        pipeline, info, limit = self._pipeline, payload.info, self._transfer.settings.max_size
+        pipeline, info, size, limit = self._pipeline, payload.info, self._kept.size, self._transfer.settings.max_size
         try:
             async for block in payload.body:
                 await pipeline.feed(block)
-                if info.size is not None and pipeline.position > info.size:
-                    raise ProtocolError(f"{show(info.url)} sent more than the {info.size} bytes that it announced")
+                if size is not None and pipeline.position > size:
+                    raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that were announced")
                 if limit is not None and pipeline.position > limit:
                     raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
         except DownloadError:
@@ -262,8 +262,8 @@ class Engine:
             if close is not None:
                 await close()
         await pipeline.drain()
-        if info.size is not None and pipeline.position < info.size:
-            short = Truncated(f"{pipeline.position} of {info.size} bytes came from {show(info.url)}")
+        if size is not None and pipeline.position < size:
+            short = Truncated(f"{pipeline.position} of {size} bytes came, the last from {show(info.url)}")
             await self._kept.keep(info)
             raise short
         if pipeline.outlet is not None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Kept:
     """The bytes in the pipeline: who sent the last of them, and what is known of the file that they are from.
 
-    `joined`: they were continued with nothing but an expected digest to judge the whole.
+    `size` is that of the whole file in bytes, where any of its answers told. `joined`: they were continued with nothing
+    but an expected digest to judge the whole.
     """
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
@@ -26,7 +27,7 @@ class Kept:
         self._may_join = True
         self._source = ""
         self._version: Version | None = None
-        self._size: int | None = None
+        self.size: int | None = None
         self._resumable = self.joined = False
 
     def continued(self, request: Request) -> Request:
@@ -47,32 +48,33 @@ class Kept:
 
     def begin(self, request: Request, info: Info) -> None:
         """Hold the head of an answer against what was asked; start again from 0 unless it continues the bytes kept."""
-        joined = False
+        joined, size = False, info.size
         if request.offset and info.start == request.offset:
             if request.version is not None and info.version is not None and request.version.contradicts(info.version):
                 raise RangeRefused(f"{show(request.url)} has another version of the file now")
-            if self._size is not None and info.size is not None and self._size != info.size:
-                raise RangeRefused(f"{show(request.url)} has {info.size} bytes, not {self._size}")
+            if self.size is not None and info.size is not None and self.size != info.size:
+                raise RangeRefused(f"{show(request.url)} has {info.size} bytes, not {self.size}")
             joined = self.joined or request.version is None
+            size = self.size if info.size is None else info.size  # what was known of the whole still holds
         elif info.start:
             raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
         elif self._pipeline.position:
             self.restart()
         self._source, self._version, self._resumable = request.url, info.version, info.resumable
-        self._size, self.joined = info.size, joined
+        self.size, self.joined = size, joined
         self._check_limits(info)
 
     async def keep(self, info: Info) -> None:
         """After a failure: let what arrived be handled, and keep it where it may be continued."""
         await self._pipeline.drain()
-        too_much = info.size is not None and self._pipeline.position > info.size
+        too_much = self.size is not None and self._pipeline.position > self.size
         if too_much or not info.resumable:
             self.restart()
 
     def restart(self) -> None:
         """Start again from 0."""
         self._pipeline.restart()
-        self._source, self._version, self._size = "", None, None
+        self._source, self._version, self.size = "", None, None
         self._resumable = self.joined = False
 
     def join_no_more(self) -> None:

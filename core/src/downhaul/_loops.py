@@ -54,12 +54,13 @@ class LoopThread:
         self._threads = Threads()
         self.loop.set_default_executor(self._threads)
         self._last: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="downhaul", daemon=True)
         self._thread.start()
 
     def end(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Let the loop run *last*, then come to its end; returns at once, callable once, from any thread."""
-        self._last = last
+        self._last, self._ended = last, True
         self.loop.call_soon_threadsafe(self.loop.stop)
 
     def join(self) -> None:
@@ -69,7 +70,10 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._ended:
+                # Of a task that wants to exit, asyncio tells the loop too; whoever waits for the task is told anyway.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    self.loop.run_forever()
             self.loop.run_until_complete(self._wind_up())
         finally:
             asyncio.set_event_loop(None)

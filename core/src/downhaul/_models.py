@@ -102,8 +102,9 @@ class Credentials:
         secrets = [value for pair in (*self.headers, *self.parameters) for value in (pair[1], *pair[1].split())]
         if self.user is not None:
             secrets += (self.user.password, self.user.name)
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            text = text.replace(secret, "***")
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret) > 3:  # shorter ones stand in every sentence
+                text = text.replace(secret, "***")
         return text
 
 
@@ -302,7 +303,7 @@ class Payload:
             size=None,
             version=None,
             resumable=False,
-            proof="transformed",
+            proof="unproven" if self.info.proof == "unproven" else "transformed",
         )
         return Payload(info, body)
 

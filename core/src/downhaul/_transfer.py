@@ -61,6 +61,11 @@ class Transfer:
         self._preparing = False
 
     @property
+    def url(self) -> str:
+        """The URL of the download, without userinfo."""
+        return self._base.url
+
+    @property
     def request(self) -> Request:
         """The request of this attempt; settable in `prepare`, and made anew from the download before each attempt."""
         return self._request
@@ -119,7 +124,7 @@ class Transfer:
         It has no validations and no attachment, and *plugin*, which asks for it, is left out. It fails with
         `PreparationError`. Raises PluginError inside of what a driver opened: there a slot is held.
         """
-        refuse_in_driver("nested")
+        refuse_in_driver("transfer.nested")
         self._refuse_circle(plugin, url)
         return self.download._nested(self, plugin, url, writer)
 
@@ -129,7 +134,7 @@ class Transfer:
         The other plugins' plain `fetch` hooks and the drivers are asked, without wrappers, without retries and without
         *plugin*. Raises PluginError inside of what a driver opened: there a slot is held.
         """
-        refuse_in_driver("open")
+        refuse_in_driver("transfer.open")
         view = Transfer.__new__(Transfer)
         view.__dict__.update(self.__dict__, _request=request, payload=None)
         return _outside_of_drivers(self._hooks.fetch_plain(view, plugin))
@@ -156,14 +161,14 @@ def refuse_in_driver(what: str) -> None:
     """Raise PluginError inside of what a driver opened."""
     if in_driver.get():
         raise PluginError(
-            f"transfer.{what} was called inside of what a driver opened; a slot is held there, and another one may"
+            f"{what} was called inside of what a driver opened; a slot is held there, and another one may"
             " never come free: call it before entering the answer"
         )
 
 
 @asynccontextmanager
 async def _outside_of_drivers(answer: AbstractAsyncContextManager[Payload]) -> AsyncGenerator[Payload]:
-    refuse_in_driver("open")
+    refuse_in_driver("transfer.open")
     async with answer as payload:
         yield payload
 

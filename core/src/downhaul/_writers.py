@@ -67,7 +67,7 @@ class FileWriter(Writer):
 
     def open(self, transfer: Transfer) -> Sink:  # noqa: ARG002
         """Return a sink; raise WriteError if no file can be written at the path."""
-        return _FileSink(self.path)
+        return _FileSink(self.path.absolute())  # the working directory may change meanwhile
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FileWriter) and self.path == other.path

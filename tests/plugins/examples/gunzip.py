@@ -1,4 +1,7 @@
-"""A decompressor: asks for gzip, and delivers what is in it; the result says so."""
+"""A decompressor: accepts gzip, and delivers what is in it; the result says so.
+
+A driver may have the last word on the coding: that of HTTP asks for none.
+"""
 
 import zlib
 from contextlib import asynccontextmanager

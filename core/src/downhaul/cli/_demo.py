@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from downhaul import Batch, Download, DownloadError, FileWriter, show
+from downhaul import Batch, Context, Download, DownloadError, FileWriter, UnsupportedScheme, show
 
 from ._codes import Code
 from ._demo_scene import DemoFile, Repair, Scene
-from ._output import plain, print_json, print_table, print_text
+from ._output import Failure, plain, print_json, print_table, print_text
 from ._progress import Display, Watch, has_terminal
 from ._records import sentence
 
@@ -82,6 +82,11 @@ def demo(files: int, as_json: bool) -> int:
     An HTTP and an FTP server run in this process, a mirror that is dead, one that is corrupt, one that cuts
     connections, and a token that expires. Every file is read back and verified. Nothing is left behind.
     """
+    try:
+        for scheme in ("http", "ftp"):
+            Context().download(f"{scheme}://localhost/")
+    except UnsupportedScheme as error:
+        raise Failure(f"{error}; the demo needs both: pip install 'downhaul[http,ftp]'", Code.USAGE) from None
     course = _Course(Scene(files))
     with tempfile.TemporaryDirectory(prefix="downhaul-demo-") as directory, course.scene.site:
         _download(course, Path(directory))

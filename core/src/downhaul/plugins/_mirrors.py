@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from downhaul import (
     BufferWriter,
     Check,
+    Download,
     Plugin,
     PreparationError,
     Retry,
@@ -46,6 +47,8 @@ class MirrorList(Plugin):
     ttl: float | None = 3600.0
 
     def __post_init__(self) -> None:
+        if self.list_url is not None:
+            Download(self.list_url)  # which refuses what is no URL
         if self.replaces is not None and self.list_url is None:
             raise ValueError("MirrorList(replaces=…) needs the URL of the list too")
         if self.replaces == "":
@@ -58,7 +61,7 @@ class MirrorList(Plugin):
     @hookimpl
     async def prepare(self, transfer: Transfer) -> None:
         """Aim at the mirror whose turn it is."""
-        url = transfer.download.url
+        url = transfer.url
         if self.replaces is not None and not url.startswith(self.replaces):
             return
         turn = transfer.state(self, _Turn)

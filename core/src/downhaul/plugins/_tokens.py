@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from downhaul import AccessDenied, Plugin, Retry, hookimpl, origin
+from downhaul import AccessDenied, Download, Plugin, Retry, hookimpl, origin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ class BearerToken(Plugin):
         if not callable(self.provider):
             raise TypeError("BearerToken(provider) takes a function that returns the token")
         if self.origin is not None:
-            object.__setattr__(self, "origin", origin(self.origin))
+            object.__setattr__(self, "origin", origin(Download(self.origin).url))  # which refuses what is no URL
 
     @hookimpl(trylast=True)
     async def prepare(self, transfer: Transfer) -> None:
