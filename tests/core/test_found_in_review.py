@@ -144,7 +144,7 @@ def test_arguments_of_plugins_are_urls() -> None:
 def test_unknown_arguments_are_named() -> None:
     """A keyword that nothing has is a TypeError that says its name, of `Download` and of `Context`."""
     for make in (lambda: Download("mem://h/f", bogus=3), lambda: Context(bogus=3)):
-        with pytest.raises(TypeError, match="called bogus"):
+        with pytest.raises(TypeError, match="called 'bogus'"):
             make()
 
 

@@ -29,7 +29,7 @@ def settings_of(settings: Settings | None, fields: SettingsFields) -> Settings:
     if not fields:
         return settings or _EMPTY
     if unknown := fields.keys() - SettingsFields.__annotations__.keys():
-        raise TypeError(f"there is no argument, and no setting, called {', '.join(sorted(unknown))}")
+        raise TypeError(f"there is no argument, and no setting, called {', '.join(map(repr, sorted(unknown)))}")
     return Settings(**fields).filled(settings or _EMPTY)
 
 

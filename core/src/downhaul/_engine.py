@@ -251,7 +251,7 @@ class Engine:
             async for block in payload.body:
                 await pipeline.feed(block)
                 if size is not None and pipeline.position > size:
-                    raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that were announced")
+                    raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that it announced")
                 if limit is not None and pipeline.position > limit:
                     raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
         except DownloadError:

@@ -67,7 +67,7 @@ class FileWriter(Writer):
 
     def open(self, transfer: Transfer) -> Sink:  # noqa: ARG002
         """Return a sink; raise WriteError if no file can be written at the path."""
-        return _FileSink(self.path.absolute())  # the working directory may change meanwhile
+        return _FileSink(self.path)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FileWriter) and self.path == other.path
@@ -125,15 +125,16 @@ class _BufferSink:
 
 class _FileSink:
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._given = path
         self._temporary: Path | None = None
         self._file = -1
         self.position = 0
         with _told(path):
+            self._path = path.absolute()  # the working directory may change meanwhile
             self._look()
 
     def write(self, block: Block) -> None:
-        with _told(self._path):
+        with _told(self._given):
             self._create()
             view = memoryview(block).cast("B")
             while view:
@@ -143,13 +144,13 @@ class _FileSink:
 
     def truncate(self, position: int) -> None:
         if self._file >= 0:
-            with _told(self._path):
+            with _told(self._given):
                 os.ftruncate(self._file, position)
                 os.lseek(self._file, position, os.SEEK_SET)
         self.position = min(position, self.position)
 
     def commit(self) -> None:
-        with _told(self._path):
+        with _told(self._given):
             temporary = self._create()
             os.fchmod(self._file, 0o666 & ~_umask())
             self._close()
@@ -165,7 +166,7 @@ class _FileSink:
             self._temporary = None
 
     def reader(self) -> BinaryIO:
-        with _told(self._path):
+        with _told(self._given):
             return self._create().open("rb")
 
     def _look(self) -> None:
