@@ -56,6 +56,7 @@ def default():
     return context
 """
 STRICT = ("-X", "dev", "-W", "error")
+FORKS = ("-W", "ignore:This process:DeprecationWarning")  # Python 3.12 advises against what is tested here
 
 
 def start(program: str, target: Path, *options: str) -> subprocess.Popen[str]:
@@ -66,7 +67,7 @@ def start(program: str, target: Path, *options: str) -> subprocess.Popen[str]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
-            [sys.executable, *options, "-c", HEAD + program, str(target)],
+            [sys.executable, *options, *FORKS, "-c", HEAD + program, str(target)],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     finally:
