@@ -164,6 +164,9 @@ assert driver.files
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="Python 3.12 starts no thread once the main one has come to its end"
+)
 def test_threads_that_outlive_the_main_thread(run: Callable[..., str], tmp_path: Path) -> None:
     """Threads that go on when the main one has come to its end download as before, large files too."""
     out = run(
