@@ -17,6 +17,7 @@ _FORMATS: Final = (
     re.compile(rf"{_DAY} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
 )
 _SECONDS: Final = re.compile(r"[0-9]+")
+_LONGEST: Final = 1e9  # seconds, some thirty years: whoever asks for more asks for ever
 
 
 def http_date(text: str | None, now: float = 0.0) -> float | None:
@@ -56,7 +57,7 @@ def retry_after(text: str | None, date: str | None, now: float) -> float | None:
         return None
     text = text.strip()
     if _SECONDS.fullmatch(text):
-        return float(text)
+        return min(float(text), _LONGEST)
     then = http_date(text, now)
     if then is None:
         return None
