@@ -28,6 +28,7 @@ from ._errors import (
 )
 from ._kept import Kept
 from ._models import Attempt, Payload, Request, Result, check_aim
+from ._registry import is_cancelled
 from ._settings import User
 from ._urls import check_url, scheme_of, show, split_userinfo
 
@@ -236,8 +237,7 @@ class Engine:
         except DownloadError:
             raise
         except asyncio.CancelledError as reason:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             failure = self._hooks.failed("fetch", reason)  # nobody cancelled us: its own doing
         except Exception as reason:

@@ -214,8 +214,7 @@ class Hooks:
         except DownloadError:
             raise
         except asyncio.CancelledError as reason:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             failure = self.failed(impl.function.__name__, reason, impl.plugin)  # nobody cancelled us: its own doing
         except Exception as reason:
@@ -250,6 +249,12 @@ class Hooks:
             if frame.f_code.co_qualname.startswith(f"{kind.__qualname__}."):
                 return plugin
         return near.popitem()[1] if len(near) == 1 else None
+
+
+def is_cancelled() -> bool:
+    """Tell whether somebody has cancelled the task that runs; if not, a CancelledError is a plugin's own doing."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def plugin_error(where: str, reason: BaseException) -> PluginError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
@@ -12,7 +11,7 @@ from ._settings import HeaderFields, Settings, User
 from ._urls import origin, show, split_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ._context import Context
@@ -137,7 +136,7 @@ class Transfer:
         refuse_in_driver("transfer.open")
         view = Transfer.__new__(Transfer)
         view.__dict__.update(self.__dict__, _request=request, payload=None)
-        return _outside_of_drivers(self._hooks.fetch_plain(view, plugin))
+        return self._hooks.fetch_plain(view, plugin)
 
     def settings_for(self, request: Request) -> Settings:
         """Return what a driver may know when it opens *request*: nothing secret where the origin is not ours."""
@@ -164,13 +163,6 @@ def refuse_in_driver(what: str) -> None:
             f"{what} was called inside of what a driver opened; a slot is held there, and another one may"
             " never come free: call it before entering the answer"
         )
-
-
-@asynccontextmanager
-async def _outside_of_drivers(answer: AbstractAsyncContextManager[Payload]) -> AsyncGenerator[Payload]:
-    refuse_in_driver("transfer.open")
-    async with answer as payload:
-        yield payload
 
 
 def _base_request(download: Download, settings: Settings, parent: Transfer | None) -> Request:
