@@ -4,8 +4,8 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VERSIONS=(3.11 3.12 3.13)
-DEBIAN_PACKAGES=(nginx-light vsftpd)
-SERVERS=(nginx vsftpd)                 # what these packages bring
+DEBIAN_PACKAGES=(nginx-light vsftpd squid-openssl apt-utils)
+SERVERS=(nginx vsftpd squid apt-ftparchive)   # what these packages bring
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"  # servers stand there, and a user's PATH may lack it
 
 say() { printf '\033[1m%s\033[0m\n' "== $*" >&2; }
@@ -44,7 +44,7 @@ debian_packages() {
   )
 }
 
-# install_servers: the real servers that the tests talk to, unless they are there.
+# install_servers: the real servers and programs that the tests talk to, unless they are there.
 install_servers() {
   local server
   for server in "${SERVERS[@]}"; do
