@@ -17,10 +17,12 @@ _OUTCOMES: Final = pytest.StashKey[dict[tuple[str, int, str], Counter[str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Make room for what will have been proven."""
     config.stash[_OUTCOMES] = defaultdict(Counter)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Read the marks."""
     for item in items:
         mark = item.get_closest_marker("use_case")
         if mark is not None and isinstance(item, pytest.Function):
@@ -31,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    """Note what became of each test that bears a mark."""
     report = yield
     cell = item.stash.get(_CELL, None)
     if cell is not None and (report.when == "call" or not report.passed):
@@ -39,6 +42,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the matrix of each role of which anything was run."""
     outcomes = config.stash[_OUTCOMES]
     for role, titles in ROLES.items():
         if not any(cell[0] == role for cell in outcomes):
@@ -52,4 +56,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _told(outcome: Counter[str]) -> str:
-    return ", ".join(f"{outcome[each]} {each}" for each in ("failed", "skipped", "passed") if outcome[each]) or "not run"
+    told = [f"{outcome[each]} {each}" for each in ("failed", "skipped", "passed") if outcome[each]]
+    return ", ".join(told) or "not run"

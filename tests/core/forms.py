@@ -43,14 +43,19 @@ def read(form: str, download: Download) -> bytes:
     return asyncio.run(work())
 
 
-def plans_of(form: str, downloads: Iterable[Download], **options: Any) -> list[Plan]:
-    """Return all plans of a batch."""
+def plans_of(
+    form: str, downloads: Iterable[Download], *, kept: list[Batch] | None = None, **options: Any
+) -> list[Plan]:
+    """Return all plans of a batch, which is put into *kept*."""
+    batch = Batch(downloads, **options)
+    if kept is not None:
+        kept.append(batch)
     if form == "sync":
-        with Batch(downloads, **options) as batch:
+        with batch:
             return list(batch())
 
     async def work() -> list[Plan]:
-        async with Batch(downloads, **options) as batch:
+        async with batch:
             return [plan async for plan in batch()]
 
     return asyncio.run(work())

@@ -6,8 +6,9 @@ spoken by drivers, looked up by URL scheme; what happens around a transfer is up
 
 from __future__ import annotations
 
-from ._batch import Batch, Plan
+from ._batch import Batch
 from ._context import Context
+from ._crew import Plan
 from ._defaults import BUILT_IN, Retries
 from ._download import Download, download
 from ._drivers import Driver
@@ -40,6 +41,7 @@ from ._errors import (
     WriteError,
 )
 from ._models import Attempt, Block, Credentials, Headers, Info, Payload, Redirected, Request, Result, Retry, Version
+from ._progress import Progress
 from ._settings import TLS, Settings, Timeout, User
 from ._stream import Stream
 from ._transfer import Transfer
@@ -58,8 +60,8 @@ __all__ = [
     "TLS", "AccessDenied", "Attempt", "Batch", "Block", "BufferWriter", "Check", "ConnectError", "Context",
     "Credentials", "DigestMismatch", "DigestValidation", "Download", "DownloadError", "Driver", "FetchError",
     "FileWriter", "Headers", "Info", "NameResolutionError", "NotFound", "Payload", "Plan", "Plugin", "PluginError",
-    "PolicyError", "PreparationError", "ProtocolError", "ProxyError", "RangeRefused", "RedirectError", "Redirected",
-    "Request", "Result", "Retries", "Retry", "ServerError", "Settings", "Sink", "SizeMismatch", "SizeValidation",
+    "PolicyError", "PreparationError", "Progress", "ProtocolError", "ProxyError", "RangeRefused", "RedirectError",
+    "Redirected", "Request", "Result", "Retries", "Retry", "ServerError", "Settings", "Sink", "SizeMismatch", "SizeValidation",
     "SourcesExhausted", "StatusError", "Stream", "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded",
     "TooManyRequests", "Transfer", "Truncated", "UnsupportedScheme", "User", "Validation", "ValidationError",
     "Version", "WriteError", "Writer", "download", "hookimpl", "hookspec", "origin", "show",

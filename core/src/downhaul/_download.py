@@ -25,7 +25,7 @@ _ARGUMENTS: Final = (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Unpack
 
     from ._models import Result
@@ -115,9 +115,9 @@ class Download:
         other._expected = checked._expected if "digests" in changes else self._expected
         return other
 
-    async def _run_in(self, context: Context) -> Result:
+    async def _run_in(self, context: Context, begun: Callable[[Transfer], None] | None = None) -> Result:
         self._need_writer()
-        return await context._await(lambda: self._work(context))
+        return await context._await(lambda: self._work(context, begun))
 
     def _need_writer(self) -> None:
         if self.writer is None:
@@ -140,8 +140,11 @@ class Download:
         transfer = Transfer(self, context, settings, hooks, pipeline, parent)
         return transfer, self._told(shared.run(Engine(transfer, hooks, pipeline).run()))
 
-    async def _work(self, context: Context) -> Result:
-        return await self._begin(context, None)[1]
+    async def _work(self, context: Context, begun: Callable[[Transfer], None] | None = None) -> Result:
+        transfer, work = self._begin(context, None)
+        if begun is not None:
+            begun(transfer)
+        return await work
 
     async def _told(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await *work*; tell the failure of a nested download as such."""

@@ -1,0 +1,140 @@
+"""The jobs of a batch at work, and what becomes of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from ._pipeline import finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ._context import Context
+    from ._download import Download
+    from ._models import Result
+    from ._progress import Job, Tally
+
+
+class Plan:
+    """One finished job of a batch."""
+
+    __slots__ = ("_error", "_result", "download")
+
+    def __init__(self, download: Download, result: Result | None, error: Exception | None) -> None:
+        self.download = download
+        self._result, self._error = result, error
+
+    @property
+    def error(self) -> Exception | None:
+        """What `result` would raise, or None."""
+        return self._error
+
+    def result(self) -> Result:
+        """Return the `Result`, or raise the `DownloadError`."""
+        if self._error is not None:
+            raise self._error
+        return cast("Result", self._result)
+
+    def __repr__(self) -> str:
+        return f"Plan({self.download!r}, {'done' if self._error is None else type(self._error).__name__})"
+
+
+class Crew:
+    """Runs jobs on the context's loop: at most *concurrency* at a time, and only while *byte_budget* has room."""
+
+    def __init__(
+        self,
+        context: Context,
+        concurrency: int,
+        byte_budget: int | None,
+        tally: Tally,
+        deliver: Callable[[Plan], None],
+    ) -> None:
+        self._context, self._concurrency, self._deliver = context, concurrency, deliver
+        self._tally, self._byte_budget = tally, byte_budget
+        self._loop = asyncio.get_running_loop()
+        self._ready: deque[Job] = deque()
+        self._working: dict[asyncio.Task[Result], Job] = {}
+        self._unconsumed = 0  # bytes of finished jobs whose plans nobody has taken yet
+        self._stopped = False
+
+    def submit(self, job: Job) -> None:
+        """Start *job* as soon as there is room; callable from any thread."""
+        self._context._call_soon(self._add, job)
+
+    def consumed(self, plan: Plan) -> None:
+        """Make room for what *plan* took of the byte budget; callable from any thread."""
+        if self._byte_budget is not None:
+            with contextlib.suppress(RuntimeError):  # the context was closed: nothing more will begin
+                self._context._call_soon(self._release, _size(plan))
+
+    async def stop(self) -> None:
+        """Cancel everything, and wait for the clean-up."""
+        self._stopped = True
+        self._ready.clear()
+        for task in self._working:
+            task.cancel()
+        await all_finished(self._working)
+
+    def _add(self, job: Job) -> None:
+        self._ready.append(job)
+        self._fill()
+
+    def _release(self, size: int) -> None:
+        self._unconsumed -= size
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._ready and len(self._working) < self._concurrency and not self._stopped and self._has_room():
+            job = self._ready.popleft()
+            self._tally.begin(job)
+            context = job.download.context or self._context
+            task = self._loop.create_task(job.download._run_in(context, job.begun))
+            self._working[task] = job
+            task.add_done_callback(self._finish)
+
+    def _has_room(self) -> bool:
+        """Tell whether the byte budget lets the next job begin; one alone always may."""
+        if self._byte_budget is None:
+            return True
+        in_flight = self._unconsumed + sum(map(self._weight, self._working.values()))
+        return not in_flight or in_flight + self._weight(self._ready[0]) <= self._byte_budget
+
+    def _weight(self, job: Job) -> int:
+        """Return how many bytes *job* counts for: those it will have, or its share while nobody knows."""
+        size = job.size
+        if size is None:
+            size = cast("int", self._byte_budget) // self._concurrency
+        return max(size, job.received, 1)
+
+    def _finish(self, task: asyncio.Task[Result]) -> None:
+        job = self._working.pop(task)
+        if task.cancelled():
+            plan = Plan(job.download, None, RuntimeError("cancelled: the context was closed"))
+        elif isinstance(error := task.exception(), Exception):
+            plan = Plan(job.download, None, error)
+        else:
+            plan = Plan(job.download, task.result(), None)
+        if not (self._stopped and task.cancelled()):
+            self._tally.end(job, None if plan.error is not None else _size(plan))
+        if not self._stopped:
+            self._unconsumed += _size(plan)
+            self._deliver(plan)
+        self._fill()
+
+
+def _size(plan: Plan) -> int:
+    """Return the number of bytes that *plan* brings its consumer."""
+    return 0 if plan.error is not None else plan.result().size
+
+
+async def all_finished(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until all *tasks* have finished; a cancellation meanwhile is raised afterwards."""
+    cancelled = None
+    for task in tuple(tasks):
+        cancelled = await finished(task) or cancelled
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,239 @@
+"""The plans of a batch as they come, one side of which pulls jobs from the iterable."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from ._crew import all_finished
+from ._download import Download
+from ._progress import Job
+
+if TYPE_CHECKING:
+    import queue
+
+    from ._crew import Crew, Plan
+    from ._progress import Tally
+
+_END: Final = object()
+
+
+class Plans:
+    """The plans of a batch, in order of completion, for one consumer."""
+
+    def __init__(self, crew: Crew, tally: Tally) -> None:
+        self.crew, self._tally = crew, tally
+        self._left = False
+
+    def __iter__(self) -> Self:
+        raise TypeError("this batch was entered with `async with`: use `async for plan in batch()`")
+
+    def __aiter__(self) -> Self:
+        raise TypeError("this batch was entered with `with`: use `for plan in batch()`")
+
+    def __next__(self) -> Plan:
+        raise TypeError("use `async for plan in batch()`")
+
+    async def __anext__(self) -> Plan:
+        raise TypeError("use `for plan in batch()`")
+
+    def leave(self) -> None:
+        """The batch is being left: nothing more will come, and whoever waits is told."""
+        self._left = True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let who waits for a plan look again."""
+        raise NotImplementedError
+
+    def _refuse_left(self, statement: str) -> None:
+        if self._left:
+            raise RuntimeError(f"the batch was left; take its plans inside of its `{statement}`")
+
+    def _submit(self, item: object) -> None:
+        if not isinstance(item, Download):
+            raise TypeError(f"the iterable of a Batch yields Downloads, not {item!r}")
+        job = Job(item)
+        self._tally.pull(job)
+        self.crew.submit(job)
+
+    def _consumed(self, plan: Plan) -> None:
+        self._tally.consume()
+        self.crew.consumed(plan)
+
+
+class SyncPlans(Plans):
+    """The plans for a thread, which pulls a job whenever there is room for one."""
+
+    def __init__(
+        self,
+        downloads: Iterable[Download],
+        backlog: int,
+        crew: Crew,
+        tally: Tally,
+        inbox: queue.SimpleQueue[Plan | None],
+    ) -> None:
+        super().__init__(crew, tally)
+        self._source, self._backlog, self._inbox = iter(downloads), backlog, inbox
+        self._outstanding = 0  # pulled, not yet consumed
+        self._exhausted = False
+        self._failure: Exception | None = None
+        self._turn = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Plan:
+        if not self._turn.acquire(blocking=False):
+            raise _several_consumers("threads")
+        try:
+            return self._next()
+        finally:
+            self._turn.release()
+
+    def close(self) -> None:
+        """Close the iterable."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+    def _next(self) -> Plan:
+        self._refuse_left("with")
+        self._pull()
+        while self._inbox.empty() and self._pull():
+            pass
+        if not self._outstanding:
+            self._finish()
+        plan = self._inbox.get()
+        if plan is None:
+            self._refuse_left("with")
+        assert plan is not None
+        self._outstanding -= 1
+        self._consumed(plan)
+        return plan
+
+    def _pull(self) -> bool:
+        """Pull one job, if there is room and there is one."""
+        if self._exhausted or self._outstanding >= self._backlog:
+            return False
+        try:
+            self._submit(next(self._source))
+        except StopIteration:
+            self._exhaust()
+            return False
+        except Exception as error:
+            self._failure = error  # raised when all that was pulled has been consumed
+            self._exhaust()
+            return False
+        self._outstanding += 1
+        return True
+
+    def _wake(self) -> None:
+        self._inbox.put(None)
+
+    def _exhaust(self) -> None:
+        self._exhausted = True
+        self._tally.exhaust()
+
+    def _finish(self) -> NoReturn:
+        failure, self._failure = self._failure, None
+        raise failure or StopIteration
+
+
+class AsyncPlans(Plans):
+    """The plans for a task, beside which another one pulls a job whenever there is room for one."""
+
+    def __init__(
+        self,
+        downloads: Iterable[Download] | AsyncIterable[Download],
+        backlog: int,
+        crew: Crew,
+        tally: Tally,
+        inbox: asyncio.Queue[Plan | None],
+    ) -> None:
+        super().__init__(crew, tally)
+        self._inbox = inbox
+        self._source: Any = aiter(downloads) if isinstance(downloads, AsyncIterable) else iter(downloads)
+        self._room = asyncio.Semaphore(backlog)
+        self._outstanding = 0  # pulled, not yet consumed
+        self._exhausted = False
+        self._failure: BaseException | None = None
+        self._feeder: asyncio.Task[None] | None = None
+        self._taken = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Plan:
+        if self._taken:
+            raise _several_consumers("tasks")
+        self._taken = True
+        try:
+            return await self._next_plan()
+        finally:
+            self._taken = False
+
+    async def stop_feeding(self) -> None:
+        """Pull no more."""
+        if self._feeder is not None:
+            self._feeder.cancel()
+            await all_finished((self._feeder,))
+
+    async def aclose(self) -> None:
+        """Close the iterable."""
+        if hasattr(self._source, "aclose"):
+            await self._source.aclose()
+        elif hasattr(self._source, "close"):
+            self._source.close()
+
+    async def _next_plan(self) -> Plan:
+        self._refuse_left("async with")
+        if self._feeder is None:
+            self._feeder = asyncio.create_task(self._feed())
+        plan = None
+        while plan is None:
+            if self._exhausted and not self._outstanding:
+                failure, self._failure = self._failure, None
+                raise failure or StopAsyncIteration
+            plan = await self._inbox.get()  # None: the feeder has come to the end, or the batch was left
+            self._refuse_left("async with")
+        self._outstanding -= 1
+        self._room.release()
+        self._consumed(plan)
+        return plan
+
+    async def _feed(self) -> None:
+        try:
+            while True:
+                await self._room.acquire()
+                self._submit(await self._next_item())
+                self._outstanding += 1
+                await asyncio.sleep(0)
+        except StopAsyncIteration:
+            pass
+        except asyncio.CancelledError as reason:
+            self._failure = None if self._left else reason  # not cancelled by us: the iterable's own doing
+        except Exception as error:
+            self._failure = error  # raised when all that was pulled has been consumed
+        finally:
+            self._exhausted = True
+            if not self._left:
+                self._tally.exhaust()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._inbox.put_nowait(None)
+
+    async def _next_item(self) -> object:
+        if hasattr(self._source, "__anext__"):
+            return await anext(self._source)
+        item = next(self._source, _END)
+        if item is _END:
+            raise StopAsyncIteration  # a StopIteration cannot leave a coroutine
+        return item
+
+
+def _several_consumers(who: str) -> RuntimeError:
+    return RuntimeError(f"two {who} ask one batch for its plans at the same time: let one of them hand them on")
