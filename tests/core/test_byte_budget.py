@@ -55,15 +55,15 @@ def test_what_is_in_flight(sizes: list[int], budget: int, concurrency: int, back
     async def consume() -> None:
         driver = Scales()
         options = {"concurrency": concurrency, "backlog": backlog, "byte_budget": budget}
-        async with Context(drivers={"mem": driver}) as context:
-            async with Batch(driver.jobs(sizes, told=True), context=context, **options) as batch:
-                arrived = 0
-                async for plan in batch():
-                    assert plan.result().size == driver.sizes[plan.download.url]
-                    driver.in_flight.discard(plan.download.url)
-                    arrived += 1
-                    for _ in range(pauses):
-                        await asyncio.sleep(0)
+        jobs = driver.jobs(sizes, told=True)
+        async with Context(drivers={"mem": driver}) as context, Batch(jobs, context=context, **options) as batch:
+            arrived = 0
+            async for plan in batch():
+                assert plan.result().size == driver.sizes[plan.download.url]
+                driver.in_flight.discard(plan.download.url)
+                arrived += 1
+                for _ in range(pauses):
+                    await asyncio.sleep(0)
         assert arrived == len(sizes)
         assert all(sum(weighed) <= budget or len(weighed) == 1 for weighed in driver.weighed)
 

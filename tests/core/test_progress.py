@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,7 +145,7 @@ def test_from_another_thread(context: Context) -> None:
             ended.set()
             asking.join(10)
     assert all(map(adds_up, seen))
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         for name in ("pulled", "succeeded", "consumed", "attempts", "elapsed"):
             assert getattr(before, name) <= getattr(after, name)
     assert all(each.pulled - each.consumed <= 20 and each.running <= 7 for each in seen)

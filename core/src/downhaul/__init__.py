@@ -61,8 +61,8 @@ __all__ = [
     "Credentials", "DigestMismatch", "DigestValidation", "Download", "DownloadError", "Driver", "FetchError",
     "FileWriter", "Headers", "Info", "NameResolutionError", "NotFound", "Payload", "Plan", "Plugin", "PluginError",
     "PolicyError", "PreparationError", "Progress", "ProtocolError", "ProxyError", "RangeRefused", "RedirectError",
-    "Redirected", "Request", "Result", "Retries", "Retry", "ServerError", "Settings", "Sink", "SizeMismatch", "SizeValidation",
-    "SourcesExhausted", "StatusError", "Stream", "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded",
-    "TooManyRequests", "Transfer", "Truncated", "UnsupportedScheme", "User", "Validation", "ValidationError",
-    "Version", "WriteError", "Writer", "download", "hookimpl", "hookspec", "origin", "show",
+    "Redirected", "Request", "Result", "Retries", "Retry", "ServerError", "Settings", "Sink", "SizeMismatch",
+    "SizeValidation", "SourcesExhausted", "StatusError", "Stream", "StreamBroken", "TLSError", "Timeout",
+    "TimeoutExceeded", "TooManyRequests", "Transfer", "Truncated", "UnsupportedScheme", "User", "Validation",
+    "ValidationError", "Version", "WriteError", "Writer", "download", "hookimpl", "hookspec", "origin", "show",
 ]  # fmt: skip
