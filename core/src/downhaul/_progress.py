@@ -148,8 +148,7 @@ class Tally:
                 consumed=self._consumed,
                 received=self._bytes + sum(transfer.received for transfer in transfers),
                 size=_sum(self._bytes, (job.size for job in self._unfinished)),
-                attempts=self._attempts
-                + sum(transfer.attempt for transfer in transfers),
+                attempts=self._attempts + sum(transfer.attempt for transfer in transfers),
                 elapsed=0.0 if self._entered is None else (self._left or time.monotonic()) - self._entered,
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,31 +109,26 @@ def _download(course: _Course, directory: Path) -> None:
             writer = FileWriter(directory / file.name)
             yield Download(scene.url(file), writer, digests={"sha256": file.sha256}, attachment=file)
 
-    began = time.perf_counter()
     with (
         scene.context(_PER_SERVER, watch) as context,
-        Display(watch, len(scene.files), _name) if has_terminal() else contextlib.nullcontext() as display,
+        Display(watch, _name) if has_terminal() else contextlib.nullcontext() as display,
         Batch(downloads(), concurrency=_CONCURRENCY, context=context) as batch,
     ):
+        if display is not None:
+            display.follow(batch)
         for plan in batch():
             protocol = urlsplit(plan.download.url).scheme
-            course.ended[protocol] = time.perf_counter() - began
-            size = 0
+            course.ended[protocol] = batch.progress.elapsed
             try:
                 result = plan.result()
             except DownloadError as error:
                 course.failed.append(sentence(error).removeprefix("downhaul: "))
-                course.attempts += len(error.history)
                 course.note(error.history)
             else:
-                size = result.size
                 course.files[protocol] += 1
-                course.bytes[protocol] += size
-                course.attempts += result.attempts
+                course.bytes[protocol] += result.size
                 course.note(result.history)
-            if display is not None:
-                display.finished(size, None)
-    course.seconds = time.perf_counter() - began
+    course.attempts, course.seconds = batch.progress.attempts, batch.progress.elapsed
 
 
 def _verify(course: _Course, directory: Path) -> None:

@@ -100,12 +100,12 @@ def get(
                 )
                 for index, (url, name) in enumerate(zip(urls, names, strict=True), 1)
             ]
-        with _display(watch, len(urls), quiet=quiet, busy=as_json or output == _STDOUT) as display:
+        with _display(watch, quiet=quiet, busy=as_json or output == _STDOUT) as display:
             report = _Report(display, as_json=as_json, quiet=quiet)
             if output == _STDOUT:
                 report.add(1, _to_standard_output(downloads[0]))
             else:
-                _to_files(downloads, concurrency, context, report)
+                _to_files(downloads, concurrency, context, report, display)
         return report.code
 
 
@@ -124,17 +124,18 @@ class _Report:
     def add(self, index: int, outcome: Result | DownloadError) -> None:
         """Report the file at place *index*."""
         if isinstance(outcome, DownloadError):
-            code, size, silent = code_of(outcome), 0, False
+            code, silent = code_of(outcome), False
         else:
-            code, size, silent = Code.OK, outcome.size, self._quiet or self._as_json
+            code, silent = Code.OK, self._quiet or self._as_json
         self._codes.append(code)
         if self._as_json:
             print_json(record(index, outcome))
-        line = None if silent else sentence(outcome)
+        if silent:
+            return
         if self._display is not None:
-            self._display.finished(size, line)
-        elif line is not None:
-            click.echo(line, err=True)
+            self._display.print(sentence(outcome))
+        else:
+            click.echo(sentence(outcome), err=True)
 
 
 def _check_urls(context: Context, urls: Sequence[str]) -> None:
@@ -166,11 +167,11 @@ def _usage_errors() -> Iterator[None]:
         raise click.UsageError(str(reason)) from None
 
 
-def _display(watch: Watch, files: int, *, quiet: bool, busy: bool) -> contextlib.AbstractContextManager[Display | None]:
+def _display(watch: Watch, *, quiet: bool, busy: bool) -> contextlib.AbstractContextManager[Display | None]:
     """Return a display, unless nobody wants one, or standard output is *busy* on the same terminal."""
     if quiet or not has_terminal() or (busy and sys.stdout.isatty()):
         return contextlib.nullcontext()
-    return Display(watch, files, _name)
+    return Display(watch, _name)
 
 
 def _name(transfer: Transfer) -> str:
@@ -179,9 +180,13 @@ def _name(transfer: Transfer) -> str:
     return job.name
 
 
-def _to_files(downloads: Sequence[Download], concurrency: int, context: Context, report: _Report) -> None:
+def _to_files(
+    downloads: Sequence[Download], concurrency: int, context: Context, report: _Report, display: Display | None
+) -> None:
     backlog = max(_BACKLOG, concurrency)
     with Batch(downloads, concurrency=concurrency, backlog=backlog, context=context) as batch:
+        if display is not None:
+            display.follow(batch)
         for plan in batch():
             job = plan.download.attachment
             assert isinstance(job, _Job)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from downhaul import DownloadError, Result, Transfer
+    from downhaul import Batch, DownloadError, Result, Transfer
 
 _REFRESHES: Final = 8  # in a second
 _OTHER_LINES: Final = 3  # of the terminal: the summary, the cursor, and one to spare
@@ -49,14 +49,14 @@ class Watch(Plugin):
 
 
 class Display:
-    """Shows a line for each transfer under way, as many as fit, and how many of *files* are done, on standard error.
+    """Shows a line for each transfer under way, as many as fit, and how far the batch is, on standard error.
 
     *name* tells what a transfer is called.
     """
 
-    def __init__(self, watch: Watch, files: int, name: Callable[[Transfer], str]) -> None:
-        self._watch, self._files, self._name = watch, files, name
-        self._done = self._bytes = 0
+    def __init__(self, watch: Watch, name: Callable[[Transfer], str]) -> None:
+        self._watch, self._name = watch, name
+        self._batch: Batch | None = None
         self._tasks: dict[Transfer, TaskID] = {}
         self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._progress = Progress(
@@ -83,12 +83,13 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def finished(self, size: int, line: str | None) -> None:
-        """Count a file of *size* bytes, and print *line* above the rest."""
-        self._done += 1
-        self._bytes += size
-        if line is not None:
-            self._console.print(Text(line), soft_wrap=True)
+    def follow(self, batch: Batch) -> None:
+        """Sum up *batch* from now on."""
+        self._batch = batch
+
+    def print(self, line: str) -> None:
+        """Print *line* above the rest."""
+        self._console.print(Text(line), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         under_way = self._watch.under_way()
@@ -102,8 +103,13 @@ class Display:
             payload = transfer.payload
             size = None if payload is None else payload.info.size
             self._progress.update(task, completed=transfer.received, total=size)
-        summary = Text(f"{self._done} of {self._files} files, {self._bytes:,} bytes", style="dim")
-        return Group(self._progress.get_renderable(), summary) if self._tasks else summary
+        lines = [self._progress.get_renderable()] if self._tasks else []
+        if self._batch is not None:
+            done = self._batch.progress
+            total = f"at least {done.pulled}" if done.total is None else done.total
+            files = f"{done.succeeded + done.failed} of {total} files"
+            lines.append(Text(f"{files}, {done.received:,} bytes", style="dim"))
+        return Group(*lines)
 
 
 class _Speed(TransferSpeedColumn):
