@@ -488,7 +488,7 @@ def test_one_missing_file_fails_no_other(form: str, tmp_path: Path) -> None:
 
 
 def test_each_file_has_the_mirrors_for_itself() -> None:
-    """Silent, missing, broken and corrupt mirrors: each file is had from the next, and all that were asked are named."""
+    """Silent, missing, broken and corrupt mirrors: each file is had from the next, and all are named."""
 
     async def silent(exchange: Exchange) -> None:
         await exchange.stall()
@@ -535,7 +535,7 @@ def test_errors_are_of_one_tree() -> None:
 
 
 def test_the_scheme_picks_the_driver() -> None:
-    """HTTP and FTP share a batch; a scheme that nobody speaks is refused before anything is sent, and the rest listed."""
+    """HTTP and FTP share a batch; a scheme that nobody speaks is refused at once, and the rest listed."""
     with http_server(good) as server, FtpServer({"f": DATA}) as ftp, Context() as context:
         urls = [server.url("/f"), ftp.url("f")]
         downloads = (context.download(url, BufferWriter(), digests={"sha256": SHA256}) for url in urls)
