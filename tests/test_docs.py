@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 HOOKS: Final = ("prepare", "fetch", "validate", "error", "done")
 _SOURCES: Final = ("core/src", "drivers/http/src", "drivers/ftp/src", ".")
+_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_TEST: Final = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 _LITERAL: Final = re.compile(r"::\n\n((?:    .*\n|\n)+)")
 
 
@@ -257,6 +259,26 @@ def test_links_lead_somewhere(page: str) -> None:
             assert target.exists(), link
             if heading:
                 assert heading in map(anchor, sections(target.read_text("utf-8"))), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_that_are_named_exist(page: str) -> None:
+    """Each test that a page names, by path and function, is one that pytest would run."""
+    for path, name in _TEST.findall(text_of(page)):
+        assert (ROOT / path).is_file(), path
+        if name:
+            functions = [node for node in ast.parse(text_of(path)).body if isinstance(node, _FUNCTIONS)]
+            assert name in [node.name for node in functions if node.name.startswith("test_")], f"{path}::{name}"
+
+
+def test_each_row_about_pulpcore_names_a_test() -> None:
+    """Each row of the tables of docs/pulpcore.md has what is done there, what is done here, and a test at least."""
+    rows = [line.split(" | ") for line in text_of("docs/pulpcore.md").splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if row[0] != "| in Pulp"]
+    assert len(rows) >= 30
+    for row in rows:
+        assert len(row) == 3, row
+        assert _TEST.search(row[2]), row
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/") and page != "docs/index.md"])
