@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import pytest
+from tests.acceptance.use_cases import IMPORTER
 from tests.docs.internet import internet
 from tests.docs.pages import PAGES, ROOT, anchor, blocks, localized, sections
 
@@ -259,6 +260,26 @@ def test_links_lead_somewhere(page: str) -> None:
             assert target.exists(), link
             if heading:
                 assert heading in map(anchor, sections(target.read_text("utf-8"))), link
+
+
+@pytest.mark.parametrize("number", IMPORTER)
+def test_each_use_case_is_shown_in_both_forms(number: int) -> None:
+    """Each use case has its row and its section: the designs of 2017, then code for threads and code for asyncio."""
+    text = text_of("docs/use-cases.md")
+    (heading,) = [each for each in sections(text) if each.startswith(f"{number}. ")]
+    assert re.search(rf"^\| {number} \| \[[^]]+\]\(#{anchor(heading)}\) ", text, re.MULTILINE)
+    section = sections(text)[heading]
+    before, _, asyncio_form = section.partition("\nasyncio")
+    sketch, _, sync_form = before.partition("\nSynchronous")
+    assert [block.lines[0].split()[0] for block in blocks(sketch) if block.language == "text"] == ["Jupiter"]
+    assert "\nSaturn " in sketch
+    called, awaited = (
+        "".join(block.text for block in blocks(form) if block.language == "python")
+        for form in (sync_form, asyncio_form)
+    )
+    assert called
+    assert not re.search(r"\bawait\b", called)
+    assert re.search(r"\bawait\b|\basync with\b", awaited)
 
 
 @pytest.mark.parametrize("page", PAGES)
