@@ -504,7 +504,7 @@ def test_each_file_has_the_mirrors_for_itself() -> None:
 
         home = stack.enter_context(http_server(listing))
         plugin = MirrorList(home.url("/mirrors"), replaces="http://dl.invalid/")
-        limits = Timeout(read=0.3)
+        limits = Timeout(read=2.0)
         context = stack.enter_context(Context(plugins=[plugin], timeout=limits, retries=0))
         for name in "ab":
             download = context.download(f"http://dl.invalid/{name}", BufferWriter(), digests={"sha256": SHA256})
