@@ -368,8 +368,14 @@ class Result:
 
     @property
     def artifact_attributes(self) -> dict[str, int | str]:
-        """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``."""
-        return {"size": self.size, **self.digests}
+        """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``.
+
+        Names are those of `hashlib`, with "_" for "-", so all can be keywords: "SHA3-256" is ``sha3_256``. Raises
+        ValueError where the file was not modified: nothing came that could be described.
+        """
+        if self.not_modified:
+            raise ValueError(f"{show(self.url)} was not modified, nothing was received: keep the attributes you have")
+        return {"size": self.size, **{name.replace("-", "_"): digits for name, digits in self.digests.items()}}
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in self.__slots__]
