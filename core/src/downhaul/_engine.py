@@ -70,8 +70,11 @@ class Engine:
         self._kept_before = 0
         self._published: Result | None = None
 
-    async def run(self) -> Result:
-        """Run within the total time limit; whatever happens, leave nothing behind and call `done` once."""
+    async def run(self) -> Result | DownloadError:
+        """Run within the total time limit; whatever happens, leave nothing behind and call `done` once.
+
+        A failure is returned: raised here, it would hold the transfer by its traceback for as long as anybody keeps it.
+        """
         transfer, pipeline = self._transfer, self._pipeline
         total = transfer.settings.timeout.total if transfer.settings.timeout is not None else None
         result: Result | None = None
@@ -99,8 +102,8 @@ class Engine:
         if result is not None:
             return result
         assert failure is not None
-        failure.__cause__ = failure.__context__ = None
-        raise failure
+        failure.__cause__ = failure.__context__ = failure.__traceback__ = None
+        return failure
 
     async def _attempts(self) -> Result:
         """Attempt until one succeeds or nobody knows a way any more."""
@@ -296,11 +299,14 @@ class Engine:
         )
 
     def _record(self, error: DownloadError) -> None:
-        """Enter the failed attempt in the history; the exception itself holds on to nothing."""
+        """Enter the failed attempt in the history; the exception itself holds on to nothing.
+
+        The history has a copy: the error gets the history in the end, and would hold itself.
+        """
         transfer, source = self._transfer, self._transfer.request.url
         error.__cause__ = error.__context__ = error.__traceback__ = None
         error.source = error.source or source
-        transfer.history = (*transfer.history, Attempt(source, transfer.round, self._pipeline.position, error))
+        transfer.history = (*transfer.history, Attempt(source, transfer.round, self._pipeline.position, error.copy()))
 
     def _note_repair(self, name: str | None) -> None:
         *before, last = self._transfer.history
@@ -325,6 +331,7 @@ class Engine:
             return StreamBroken(f"nobody continues the stream after {outlet.released} bytes: {error}")
         last = {attempt.source: attempt.error for attempt in self._transfer.history}
         if len({type(each) for each in last.values()}) <= 1:
-            return max((error, *last.values()), key=lambda each: each.retry_after or 0)
+            longest = max((error, *last.values()), key=lambda each: each.retry_after or 0)
+            return error if longest is error else longest.copy()
         told = "; ".join(f"{show(source)}: {type(each).__name__}: {each}" for source, each in list(last.items())[-10:])
         return SourcesExhausted(f"{len(last)} sources failed: {told}", list(last.values()))
