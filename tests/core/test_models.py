@@ -282,7 +282,7 @@ def test_artifact_attributes() -> None:
 
 def test_artifact_attributes_are_keywords() -> None:
     """Whatever `hashlib` calls an algorithm, its name in `artifact_attributes` is an identifier."""
-    digests = {name: "ab" for name in {*hashlib.algorithms_available, "md5-sha1", "sha512_256"}}
+    digests = dict.fromkeys({*hashlib.algorithms_available, "md5-sha1", "sha512_256"}, "ab")
     attributes = Result("https://host/", "https://host/", None, 7, digests, Headers(), 1).artifact_attributes
     assert all(name.isidentifier() for name in attributes)
     assert {"md5_sha1", "sha3_256", "sha512_256", "blake2b"} <= attributes.keys()
@@ -291,7 +291,7 @@ def test_artifact_attributes_are_keywords() -> None:
 def test_no_artifact_attributes_of_what_was_not_modified() -> None:
     """A file that was not received has no size and no digests to hand on, least of all a size of 0."""
     result = Result("https://host/?key=x", "https://host/", None, 0, {}, Headers(), 1, not_modified=True)
-    with pytest.raises(ValueError, match="was not modified.*keep the attributes you have") as raised:
+    with pytest.raises(ValueError, match=r"was not modified.*keep the attributes you have") as raised:
         result.artifact_attributes  # noqa: B018
     assert "key=x" not in str(raised.value)
 

@@ -19,7 +19,12 @@ _DISTRIBUTIONS: Final = {
     "downhaul-ftp": "drivers/ftp",
     "downhaul-data": "docs/examples/downhaul-data",
     "downhaul-fallback": "docs/examples/downhaul-fallback",
+    "django-importer": "docs/examples/django-importer",
+    "sqlalchemy-importer": "docs/examples/sqlalchemy-importer",
 }
+EXAMPLES: Final = {path.parent.name for path in ROOT.glob("docs/examples/*/src/*/__main__.py")}
+"""The modules of examples that are run as commands."""
+
 _REQUIREMENT: Final = re.compile(r"([\w.-]+|\.)(?:\[([\w,]+)\])?")
 
 

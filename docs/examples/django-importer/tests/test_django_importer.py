@@ -116,7 +116,8 @@ async def test_artifacts_and_failures(form: str, rows: type[Any], tmp_path: Path
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_again(form: str, rows: type[Any], served: nginx.Nginx, tmp_path: Path, orm: Any) -> None:
+@pytest.mark.usefixtures("rows", "orm")
+async def test_again(form: str, served: nginx.Nginx, tmp_path: Path) -> None:
     """Running again asks for what is missing, and for nothing else."""
     await import_by(form, tmp_path / "files")
     before = len(served.access_log())
@@ -168,7 +169,8 @@ async def test_rows_are_read_as_they_are_needed(
     assert most <= 30 + 20 + 2, "and the one at hand, and the one before it, which the loop still names"
 
 
-async def test_a_queryset_on_a_loop(rows: type[Any], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("rows")
+async def test_a_queryset_on_a_loop(tmp_path: Path) -> None:
     """Where a loop runs Django refuses to work, so a batch entered with ``async with`` wants `ajobs`."""
     from django_importer.importer import jobs
 

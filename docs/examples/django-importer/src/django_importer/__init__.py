@@ -1,1 +1,1 @@
-"""An importer with Django models: `models` says what is wanted and what is there, `importer` makes the one the other."""
+"""An importer with Django models: `models` says what is wanted and what is there, `importer` fetches it."""

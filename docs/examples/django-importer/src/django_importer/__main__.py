@@ -1,4 +1,7 @@
-"""``python -m django_importer URL [DIRECTORY]`` imports what the SHA256SUMS at URL lists; without a URL, a demonstration."""
+"""``python -m django_importer URL [DIRECTORY]`` imports what the SHA256SUMS at URL lists.
+
+Without a URL, it shows that with a server of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def set_up(directory: Path) -> None:
 
 
 def run(url: str, directory: Path) -> int:
-    """Add what the SHA256SUMS at *url* lists to what is wanted, fetch what is missing, and tell; return the exit code."""
+    """Add what the SHA256SUMS at *url* lists to what is wanted, fetch what is missing; return the exit code."""
     from .importer import import_missing  # models can be imported once Django is set up
     from .models import RemoteFile
 

@@ -35,9 +35,8 @@ def site() -> Iterator[tuple[str, Callable[[], object]]]:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             try:
-                yield f"http://127.0.0.1:{server.server_port}/SHA256SUMS", partial(
-                    (root / "file 7").write_bytes, files["file 7"]
-                )
+                repair = partial((root / "file 7").write_bytes, files["file 7"])
+                yield f"http://127.0.0.1:{server.server_port}/SHA256SUMS", repair
             finally:
                 server.shutdown()
                 thread.join()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from downhaul import Batch, DigestValidation, Download, DownloadError, FileWriter, SizeValidation
 
@@ -86,10 +86,10 @@ def outcome(plan: Plan) -> tuple[RemoteFile, Artifact | None]:
     try:
         result = plan.result()
     except DownloadError as error:
-        remote: RemoteFile = error.attachment
+        remote = cast("RemoteFile", error.attachment)
         remote.failure = f"{type(error).__name__}: {error}"
         return remote, None
-    remote = result.attachment
+    remote = cast("RemoteFile", result.attachment)
     remote.artifact = Artifact(path=str(result.path), **result.artifact_attributes)
     remote.failure = ""
     return remote, remote.artifact
