@@ -12,43 +12,11 @@ from ._context import Context, default_context
 from ._crew import Crew, Plan
 from ._plans import AsyncPlans, Plans, SyncPlans
 from ._progress import Progress, Tally
-from ._download import Download
-from ._errors import DownloadError
-from ._pipeline import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._download import Download
-    from ._models import Result
-
-_END: Final = object()
-
-
-class Plan:
-    """One finished job of a batch."""
-
-    __slots__ = ("_error", "_result", "download")
-
-    def __init__(self, download: Download, result: Result | None, error: Exception | None) -> None:
-        self.download = download
-        self._result, self._error = result, error
-
-    @property
-    def error(self) -> Exception | None:
-        """What `result` raises, or None."""
-        return self._error
-
-    def result(self) -> Result:
-        """Return the `Result`, or raise the `DownloadError`."""
-        if isinstance(self._error, DownloadError):
-            raise self._error.copy()  # what is raised holds, by its traceback, the caller's frame, and so this plan
-        if self._error is not None:
-            raise self._error
-        return cast("Result", self._result)
-
-    def __repr__(self) -> str:
-        return f"Plan({self.download!r}, {'done' if self._error is None else type(self._error).__name__})"
 
 
 class Batch:

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+from ._errors import DownloadError
 from ._pipeline import finished
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class Plan:
 
     @property
     def error(self) -> Exception | None:
-        """What `result` would raise, or None."""
+        """What `result` raises, or None."""
         return self._error
 
     def result(self) -> Result:
         """Return the `Result`, or raise the `DownloadError`."""
+        if isinstance(self._error, DownloadError):
+            raise self._error.copy()  # what is raised holds, by its traceback, the caller's frame, and so this plan
         if self._error is not None:
             raise self._error
         return cast("Result", self._result)

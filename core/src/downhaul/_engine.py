@@ -33,6 +33,8 @@ from ._settings import User
 from ._urls import check_url, scheme_of, show, split_userinfo
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ._models import Retry
     from ._pipeline import Pipeline
     from ._registry import Hooks
@@ -58,6 +60,12 @@ class _Round:
 
 class _NoTryLeft(DownloadError):
     """The plugins aim at a source that has had its tries of this round."""
+
+
+async def _spent() -> AsyncIterator[bytes]:
+    """Yield nothing: the body of an answer that was left."""
+    return
+    yield b""
 
 
 class Engine:
@@ -99,6 +107,8 @@ class Engine:
                     transfer.download.url, transfer.request.url, transfer.history, transfer.download.attachment
                 )
             self._hooks.done(transfer, result or self._published or failure)
+            if transfer.payload is not None:  # its body holds what the driver had open, and so may hold our task
+                transfer.payload = replace(transfer.payload, body=_spent())
         if result is not None:
             return result
         assert failure is not None
