@@ -118,7 +118,7 @@ class Crew:
         if task.cancelled():
             plan = Plan(job.download, None, RuntimeError("cancelled: the context was closed"))
         elif isinstance(error := task.exception(), Exception):
-            plan = Plan(job.download, None, error)
+            plan = Plan(job.download, None, error.with_traceback(None))  # whose frames hold all that the job had
         else:
             plan = Plan(job.download, task.result(), None)
         if not (self._stopped and task.cancelled()):

@@ -73,6 +73,8 @@ class DownloadError(Exception):
             pickle.dumps(self.attachment)
         except Exception:  # whatever a foreign object raises, the error must travel
             state["attachment"] = None
+            left = f"its attachment, a {type(self.attachment).__name__}, cannot be pickled and was left behind"
+            state["__notes__"] = [*state.get("__notes__", ()), left]
         return _rebuild, (type(self), self.args), state  # apart: the history holds the error itself
 
     def belongs_to(self, url: str, source: str, history: tuple[Attempt, ...], attachment: object) -> None:
