@@ -260,7 +260,7 @@ def test_nothing_keeps_it(kind: str | None, server: HttpServer, context: Context
             result = failure.job(server, attachment).clone(context=context)()
             assert result.attachment is attachment
         except DownloadError as error:
-            assert error.attachment is attachment
+            assert error.attachment is attachment  # noqa: PT017
         return weakref.ref(attachment)
 
     def two() -> weakref.ref[Row]:
@@ -270,7 +270,7 @@ def test_nothing_keeps_it(kind: str | None, server: HttpServer, context: Context
                 try:
                     assert plan.result().attachment is attachment
                 except DownloadError as error:
-                    assert error.attachment is attachment
+                    assert error.attachment is attachment  # noqa: PT017
         return weakref.ref(attachment)
 
     assert _dead(one())
@@ -289,7 +289,7 @@ async def test_nothing_keeps_it_with_asyncio(kind: str | None, server: HttpServe
         try:
             await failure.job(server, attachment).clone(context=here).run()
         except DownloadError as error:
-            assert error.attachment is attachment
+            assert error.attachment is attachment  # noqa: PT017
         return weakref.ref(attachment)
 
     async def two() -> weakref.ref[Row]:
@@ -299,7 +299,7 @@ async def test_nothing_keeps_it_with_asyncio(kind: str | None, server: HttpServe
                 try:
                     plan.result()
                 except DownloadError as error:
-                    assert error.attachment is attachment
+                    assert error.attachment is attachment  # noqa: PT017
         return weakref.ref(attachment)
 
     for work in (one, two):

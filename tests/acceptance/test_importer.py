@@ -6,13 +6,32 @@ files beside this one, under the same marks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from tests.acceptance.use_cases import importer
 from tests.servers.nginx import nginx
 
-from downhaul import Batch, Context, Download, FileWriter
+from downhaul import (
+    Batch,
+    Block,
+    BufferWriter,
+    Check,
+    Context,
+    DigestMismatch,
+    DigestValidation,
+    Download,
+    FileWriter,
+    NotFound,
+    SizeValidation,
+    Validation,
+    ValidationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,13 +42,250 @@ if TYPE_CHECKING:
 
 # -- 3. An Artifact from size and digests ------------------------------------------------------------------------------
 
+
+@pytest.fixture
+def django_rows(tmp_path) -> Iterator[type]:
+    """Give the models of docs/examples/django-importer a database of the test's own; return what is wanted there."""
+    from django.conf import settings
+    from django.core.management import call_command
+    from django.db import connections
+    from django_importer.__main__ import set_up
+
+    if not settings.configured:  # once in a process
+        set_up(tmp_path)
+    from django_importer.models import RemoteFile
+
+    connections.close_all()
+    connections.databases["default"]["NAME"] = tmp_path / "django.sqlite3"
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    root, target = tmp_path / "root", tmp_path / "target"
+    for directory in (root, target):
+        directory.mkdir()
+    with nginx(root) as server:
+        for name in "abc":
+            (root / name).write_bytes(name.encode() * 1000)
+            RemoteFile.objects.create(url=server.url(f"/{name}"))
+        yield RemoteFile
+    connections.close_all()
+
+
+def _wanted(row: Any, target: Path) -> Download:
+    return Download(row.url, FileWriter(target / str(row.pk)), digests=["sha256", "sha512"], attachment=row)
+
+
+def _check_artifacts(model: Any) -> None:
+    for row in model.objects.select_related("artifact"):
+        content = row.url[-1].encode() * 1000
+        assert (row.artifact.size, Path(row.artifact.path).read_bytes()) == (1000, content)
+        assert row.artifact.sha256 == hashlib.sha256(content).hexdigest()
+        assert row.artifact.sha512 == hashlib.sha512(content).hexdigest()
+
+
+@importer(3)
+def test_an_artifact(django_rows, tmp_path) -> None:
+    """Size and digests, calculated on the way, are the fields of a Django model; the queryset is iterated lazily."""
+    from django_importer.models import Artifact
+
+    rows = django_rows.objects.iterator(chunk_size=1)
+    with Context() as context, Batch((_wanted(row, tmp_path / "target") for row in rows), context=context) as batch:
+        for plan in batch():
+            result = plan.result()
+            artifact = Artifact.objects.create(path=result.path, **result.artifact_attributes)
+            django_rows.objects.filter(pk=result.attachment.pk).update(artifact=artifact)
+    _check_artifacts(django_rows)
+
+
+@importer(3)
+async def test_an_artifact_with_asyncio(django_rows, tmp_path) -> None:
+    """The same on a running loop, by the asynchronous half of Django's ORM."""
+    from asgiref.sync import sync_to_async
+    from django.db import connections
+    from django_importer.models import Artifact
+
+    rows = django_rows.objects.aiterator(chunk_size=1)
+    downloads = (_wanted(row, tmp_path / "target") async for row in rows)
+    async with Context() as context, Batch(downloads, context=context) as batch:
+        async for plan in batch():
+            result = plan.result()
+            artifact = Artifact(path=result.path, **result.artifact_attributes)
+            await artifact.asave()
+            await django_rows.objects.filter(pk=result.attachment.pk).aupdate(artifact=artifact)
+    await sync_to_async(_check_artifacts)(django_rows)
+    await sync_to_async(connections.close_all)()
+
+
+@importer(3)
+def test_an_artifact_of_sqlalchemy(tmp_path) -> None:
+    """The same attributes make a row of SQLAlchemy's."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+    from sqlalchemy_importer.models import Artifact, Base
+
+    (tmp_path / "file").write_bytes(b"content")
+    engine = create_engine(f"sqlite:///{tmp_path / 'sqlalchemy.sqlite3'}")
+    Base.metadata.create_all(engine)
+    with nginx(tmp_path) as server, Context() as context, Session(engine) as session:
+        writer = FileWriter(tmp_path / "copy")
+        result = Download(server.url("/file"), writer, digests=["sha256", "sha512"], context=context)()
+        session.add(Artifact(path=str(result.path), **result.artifact_attributes))
+        session.commit()
+        (artifact,) = session.query(Artifact)
+        assert (artifact.size, artifact.sha256) == (7, hashlib.sha256(b"content").hexdigest())
+    engine.dispose()
+
+
 # -- 4. Concurrent downloads from generators ---------------------------------------------------------------------------
 
 # -- 5. Validation -----------------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Magic(Validation):
+    """The file begins with *first*; what does not is refused with its first block."""
+
+    first: bytes
+
+    def check(self) -> Check:
+        return _Magic(self.first)
+
+
+class _Magic:
+    def __init__(self, first: bytes) -> None:
+        self._first, self._head = first, b""
+
+    def update(self, block: Block) -> None:
+        if len(self._head) < len(self._first):
+            self._head = (self._head + bytes(block))[: len(self._first)]
+            if not self._first.startswith(self._head):
+                raise ValidationError(f"begins with {self._head!r}, expected {self._first!r}")
+
+    def finish(self) -> None:
+        if self._head != self._first:
+            raise ValidationError(f"is only {self._head!r}, expected {self._first!r}")
+
+
+@dataclass(frozen=True)
+class Signed(Validation):
+    """The file has this Ed25519 *signature* by the owner of *key*."""
+
+    key: Ed25519PublicKey
+    signature: bytes
+
+    def check(self) -> Check:
+        return _Signed(self)
+
+
+class _Signed:
+    def __init__(self, validation: Signed) -> None:
+        self._validation, self._file = validation, bytearray()
+
+    def update(self, block: Block) -> None:
+        self._file += block
+
+    def finish(self) -> None:
+        try:
+            self._validation.key.verify(self._validation.signature, bytes(self._file))
+        except InvalidSignature:
+            raise ValidationError("the signature is not that of these bytes") from None
+
+
+@pytest.fixture
+def package(tmp_path) -> Iterator[tuple[Download, str]]:
+    """A download with four validations of a file at nginx, and the URL of one that has a wrong byte."""
+    content, private = b"\xed\xab\xee\xdb" + bytes(range(256)) * 1000, Ed25519PrivateKey.generate()
+    root, target = tmp_path / "root", tmp_path / "target"
+    for directory in (root, target):
+        directory.mkdir()
+    (root / "good.rpm").write_bytes(content)
+    (root / "bad.rpm").write_bytes(content[:-1] + b"?")
+    validations = [
+        Magic(content[:4]),
+        SizeValidation(len(content)),
+        Signed(private.public_key(), private.sign(content)),
+        DigestValidation("sha256", hashlib.sha256(content).hexdigest()),
+    ]
+    with nginx(root) as server:
+        yield (
+            Download(server.url("/good.rpm"), FileWriter(target / "file"), validations=validations, retries=0),
+            server.url("/bad.rpm"),
+        )
+
+
+@importer(5)
+def test_validations(package, tmp_path, caplog) -> None:
+    """Size, digest, magic number and signature at once: what one refuses is not there, what one only warns of is."""
+    good, bad_url = package
+    bad = good.clone(url=bad_url)
+    with pytest.raises(ValidationError, match="the signature is not that of these bytes"):
+        bad()
+    with pytest.raises(DigestMismatch, match=r"sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        bad.clone(validations=[each for each in good.validations if not isinstance(each, Signed)])()
+    with pytest.raises(ValidationError, match=r"begins with b'\\xed\\xab', expected b'\\x1f\\x8b'"):
+        good.clone(validations=[Magic(b"\x1f\x8b"), *good.validations])()
+    assert list((tmp_path / "target").iterdir()) == []
+    assert good().size == (tmp_path / "target" / "file").stat().st_size
+    assert caplog.records == []
+    bad.clone(validations=[SizeValidation(7, enforced=False)])()
+    assert "more than the 7 bytes that were expected, which is not enforced" in caplog.text
+
+
+@importer(5)
+async def test_validations_with_asyncio(package, tmp_path) -> None:
+    """The same on a running loop."""
+    good, bad_url = package
+    async with Context() as context:
+        with pytest.raises(ValidationError, match="the signature is not that of these bytes"):
+            await good.clone(url=bad_url, context=context).run()
+        assert list((tmp_path / "target").iterdir()) == []
+        result = await good.clone(context=context).run()
+    assert result.digests["sha256"] == hashlib.sha256((tmp_path / "target" / "file").read_bytes()).hexdigest()
+
+
 # -- 6. Not all in memory ----------------------------------------------------------------------------------------------
 
 # -- 7. An attachment in results and errors ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_artifacts(tmp_path) -> Iterator[tuple[list[object], Iterator[Download]]]:
+    """Two objects of an importer's, and jobs for them; the file of the second is not there."""
+    (tmp_path / "file").write_bytes(b"content")
+    artifacts = [object(), object()]
+    with nginx(tmp_path) as server:
+        yield (
+            artifacts,
+            (
+                Download(server.url(path), BufferWriter(), attachment=artifact)
+                for path, artifact in zip(("/file", "/missing"), artifacts, strict=True)
+            ),
+        )
+
+
+@importer(7)
+def test_an_attachment(two_artifacts) -> None:
+    """What hangs on a download, an Artifact say, comes back in the result and in the error: the very object."""
+    (there, missing), jobs = two_artifacts
+    came, failed = [], []
+    with Context() as context, Batch(jobs, context=context) as batch:
+        for plan in batch():
+            try:
+                came.append(plan.result().attachment)
+            except NotFound as error:
+                failed.append(error.attachment)
+    assert (came, failed) == ([there], [missing])  # objects are equal to themselves only
+
+
+@importer(7)
+async def test_an_attachment_with_asyncio(two_artifacts) -> None:
+    """The same on a running loop."""
+    (there, missing), jobs = two_artifacts
+    async with Context() as context, Batch(jobs, context=context) as batch:
+        plans = sorted([plan async for plan in batch()], key=lambda plan: plan.error is not None)
+    assert plans[0].result().attachment is there
+    with pytest.raises(NotFound) as caught:
+        plans[1].result()
+    assert caught.value.attachment is missing
+
 
 # -- 8. Any thread -----------------------------------------------------------------------------------------------------
 
