@@ -67,6 +67,11 @@ def before_answer(reasons: list[BaseException], *, phase: str, http2: bool, prox
     return error
 
 
+def wants_credentials(said: str) -> ProxyError:
+    """Return the error for a 407, which is a proxy's; *said* is its code and reason."""
+    return ProxyError(f"the proxy wants credentials, or others ({said}): Settings(proxy='http://user:password@…')")
+
+
 def in_body(reasons: list[BaseException], *, http2: bool) -> FetchError:
     """Return the error for *reasons* (see `chain`), which came while the body was read."""
     reason = reasons[0]
@@ -93,9 +98,21 @@ _SILENT: Final = {
 }
 
 
+_OTHER_AUTHORITY: Final = "TLS(ca_certificate=…) names the authorities to trust, as PEM text or a path"
+_REMEDIES: Final = {
+    # OpenSSL's X509_V_ERR_*: an unknown issuer, self-signed certificates, no way to check the first certificate
+    **dict.fromkeys((2, 18, 19, 20, 21), _OTHER_AUTHORITY),
+    9: "is the clock right?",
+    10: "the server needs a new one, unless the clock is wrong",
+    **dict.fromkeys((62, 64), "ask for the server by a name that its certificate has"),
+}
+
+
 def _unanswered(reasons: list[BaseException], *, http2: bool) -> FetchError:
     reason, root = reasons[0], _root(reasons)
     if isinstance(reason, httpx.ProxyError):
+        if str(reason).startswith("407"):
+            return wants_credentials(_text(reason))
         error = ProxyError(f"the proxy refused: {_text(reason)}")
         error.transient = str(reason)[:3] in _PASSING
         return error
@@ -121,7 +138,9 @@ def _unanswered(reasons: list[BaseException], *, http2: bool) -> FetchError:
 
 def _tls_text(reason: ssl.SSLError) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {_text(getattr(reason, 'verify_message', None) or reason)}"
+        found = _text(getattr(reason, "verify_message", None) or reason)
+        remedy = _REMEDIES.get(reason.verify_code, "TLS(verify=False) would trust everybody")
+        return f"the certificate is not trusted: {found}; {remedy}"
     return f"the TLS handshake failed: {_text(getattr(reason, 'reason', None) or reason)}"
 
 
