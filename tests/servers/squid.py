@@ -37,7 +37,6 @@ cache_log {work}/cache.log
 logformat told %>Hs %rm %ru %un %{{Authorization}}>h
 access_log stdio:{work}/access.log told
 netdb_filename none
-icon_directory {work}
 cache deny all
 cache_mem 1 MB
 memory_cache_shared off

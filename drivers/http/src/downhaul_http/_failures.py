@@ -60,11 +60,13 @@ def before_answer(reasons: list[BaseException], *, phase: str, http2: bool, prox
     if isinstance(reason, httpx.TimeoutException | TimeoutError):
         return TimeoutExceeded(_SILENT.get(phase, _SILENT["head"]), phase)
     error = _unanswered(reasons, http2=http2)
-    if proxied and isinstance(error, ConnectError | NameResolutionError) and phase == "connect":
-        transient = error.transient
-        error = ProxyError(f"the proxy cannot be reached: {error}")
-        error.transient = transient
-    return error
+    if not proxied or phase != "connect" or isinstance(error, ProxyError):
+        return error
+    # Nobody but the proxy has been spoken to. An error of TLS stays one: what to do about it is in the settings of TLS.
+    failed = TLSError if isinstance(error, TLSError) else ProxyError
+    named = failed(f"{'the proxy' if failed is TLSError else 'the proxy cannot be reached'}: {error}")
+    named.transient = error.transient
+    return named
 
 
 def wants_credentials(said: str) -> ProxyError:
