@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_PATIENCE: Final = 20.0
 BODY: Final = b"a package\n" * 1000
 _LOG: Final = (
-    "log_format told '$connection|$status|$uri|$ssl_client_serial|$remote_user|$http_x_api_key"
+    "log_format told '$connection|$status|$request_uri|$ssl_client_serial|$remote_user|$http_x_api_key"
     "|$http_authorization|$http_proxy_authorization';"
 )
 
@@ -35,7 +37,7 @@ def forms(number: int) -> pytest.MarkDecorator:
 def fetch(
     form: str, url: str, *, plugins: Any = (), drivers: Any = None, retries: int = 0, own: Any = None, **settings: Any
 ) -> bytes:
-    """Return the bytes of *url*, by a download with the settings *own* in a context with *settings*, closed after it."""
+    """Return the bytes of *url*: *own* are the download's settings, *settings* the context's, which is closed then."""
     writer, own = BufferWriter(), own or {}
 
     async def work() -> None:
@@ -70,7 +72,7 @@ class Visit:
 
     connection: str
     status: str
-    path: str
+    target: str
     serial: str
     user: str
     key: str
@@ -86,9 +88,23 @@ class Site:
         self.url = server.url
         self._log = log
 
-    def visits(self) -> list[Visit]:
-        """Return what was asked, in the order in which it was answered."""
-        rows = (line.split("|") for line in self._log.read_text().splitlines())
+    def carried(self, what: str, number: int) -> dict[str, set[str]]:
+        """Return for each connection which values its visits, *number* of them in all, had of the field *what*."""
+        found: dict[str, set[str]] = {}
+        for visit in self.visits(number):
+            found.setdefault(visit.connection, set()).add(getattr(visit, what))
+        return found
+
+    def visits(self, number: int = 0) -> list[Visit]:
+        """Wait until *number* requests were logged, and return all, in the order in which they were answered.
+
+        An answer is logged when it was sent, so whoever has it may be faster.
+        """
+        end = time.monotonic() + _PATIENCE
+        while (text := self._log.read_text()).count("\n") < number:
+            assert time.monotonic() < end, f"nginx logged {text.splitlines()} only"
+            time.sleep(0.01)
+        rows = (line.split("|") for line in text[: text.rfind("\n") + 1].splitlines())
         return [Visit(*("" if each == "-" else each for each in row)) for row in rows]
 
 

@@ -47,7 +47,7 @@ def test_with_credentials(form, scheme, proxy, sites, authority) -> None:
         tls=TLS(ca_certificate=authority.pem),
     )  # fmt: skip
     assert content == BODY
-    [line], [visit] = proxy.lines(1), sites[scheme].visits()
+    [line], [visit] = proxy.lines(1), sites[scheme].visits(1)
     assert (line.status, line.user) == (200, "gate")
     assert line.method == ("GET" if scheme == "http" else "CONNECT")
     assert (line.authorization != "-") is (scheme == "http")
@@ -91,7 +91,7 @@ def test_no_proxy_goes_straight(form, entry, sites) -> None:
             url = f"http://{host}:{origin.port}/pkg.rpm"
             assert fetch(form, url, proxy=proxy.url(), no_proxy=entry) == BODY
         assert [line.target for line in proxy.lines(1)] == [f"http://{other}:{origin.port}/pkg.rpm"]
-        assert len(origin.visits()) == 2
+        assert len(origin.visits(2)) == 2
 
 
 @forms(1)
@@ -104,7 +104,7 @@ def test_none_for_one_download(form, sites, monkeypatch) -> None:
             assert fetch(form, url, own={"proxy": ""}, **settings) == BODY
         assert fetch(form, url, proxy=proxy.url()) == BODY
         assert len(proxy.lines(1)) == 1
-    assert len(sites["http"].visits()) == 3
+    assert len(sites["http"].visits(3)) == 3
 
 
 @forms(1)

@@ -36,6 +36,7 @@ coredump_dir {work}
 cache_log {work}/cache.log
 logformat told %>Hs %rm %ru %un %{{Authorization}}>h
 access_log stdio:{work}/access.log told
+strip_query_terms off
 netdb_filename none
 cache deny all
 cache_mem 1 MB
