@@ -89,7 +89,11 @@ def no_proxy_entries(given: Iterable[str]) -> tuple[str, ...]:
         given = filter(None, _SEPARATORS.split(given))
     elif not isinstance(given, Iterable) or isinstance(given, bytes):
         raise TypeError(f'no_proxy=… takes several names, such as ("localhost", ".corp"), not {type(given).__name__}')
-    return tuple(sorted({str(_read(entry)) for entry in given}))
+    entries = tuple(given)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise TypeError(f"no_proxy=… takes names as str, not {type(entry).__name__}")
+    return _normal(entries)
 
 
 def choose_proxy(url: str, proxy: str | None, no_proxy: tuple[str, ...] | None, *, environment: bool) -> str:
@@ -142,16 +146,18 @@ def _lenient(variable: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _read(entry: str) -> _Entry:
-    if not isinstance(entry, str):
-        raise TypeError(f"no_proxy=… takes names as str, not {type(entry).__name__}")
-    try:
-        return _Entry.read(entry)
-    except ValueError:
-        raise ValueError(
-            f"no_proxy=… takes names, .suffixes, addresses and networks (10.0.0.0/8), with a port where it matters"
-            f" (host:8080, [::1]:8080), and * for all; not {show(entry)!r}"
-        ) from None
+@lru_cache(maxsize=64)  # settings are made anew for each download
+def _normal(entries: tuple[str, ...]) -> tuple[str, ...]:
+    found = set()
+    for entry in entries:
+        try:
+            found.add(str(_Entry.read(entry)))
+        except ValueError:
+            raise ValueError(
+                "no_proxy=… takes names, .suffixes, addresses and networks (10.0.0.0/8), with a port where it matters"
+                f" (host:8080, [::1]:8080), and * for all; not {show(entry)!r}"
+            ) from None
+    return tuple(sorted(found))
 
 
 def _address(host: str) -> _Address | None:
