@@ -200,7 +200,7 @@ class Settings:
         Hashable, without time limits and headers: the key of a driver's pools, together with ``Request.origin`` and
         ``Request.user``.
         """
-        return replace(_EMPTY, **{name: getattr(self, name) for name in _CONNECTION})
+        return Settings(**{name: getattr(self, name) for name in _CONNECTION})
 
     @cached_property
     def home(self) -> Settings:

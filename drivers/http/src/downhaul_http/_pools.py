@@ -28,13 +28,15 @@ _PERIOD: Final = 15.0
 _UNUSED: Final = 60.0
 """Seconds after which settings that nobody uses are forgotten; reading the authorities again takes some 20 ms."""
 
+_PROVES_CONNECTION: Final = frozenset({"negotiate", "ntlm"})
+
 
 class Key(NamedTuple):
     """What requests of one pool must have in common to use one connection, one after another."""
 
     origin: str
     proxy: str
-    user: User | None
+    who: User | str | None
 
 
 class Lane:
@@ -147,9 +149,7 @@ class Pools:
         if pool is None:
             pool = self._pools[settings.connection] = Pool(settings.connection)
         pool.users += 1
-        # HTTP is told the user with each request, but some schemes (NTLM, Negotiate), gateways and balancers prove the
-        # connection instead: one user's is never used for another.
-        key = Key(request.origin, settings.proxy_for(request.url), request.user)
+        key = Key(request.origin, settings.proxy_for(request.url), _who(request))
         try:
             lane = await pool.lane(key)
         except BaseException:
@@ -205,6 +205,19 @@ class Pools:
         self.evict(time.monotonic())
         if self._pools:
             self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._tick)
+
+
+def _who(request: Request) -> User | str | None:
+    """Return whose connection *request* needs.
+
+    HTTP is told the user with each request, but gateways and balancers may tie what they know to the connection, and
+    some schemes prove the connection, not the request (RFC 4559, section 6): one user's is never used for another.
+    """
+    if request.user is None and request.entitled is not None:
+        for name, value in request.entitled.headers:
+            if name.lower() == "authorization" and value.partition(" ")[0].lower() in _PROVES_CONNECTION:
+                return value
+    return request.user
 
 
 def _transport(options: HttpOptions, trust: ssl.SSLContext, proxy: httpx.Proxy | None) -> httpx.AsyncHTTPTransport:
