@@ -126,9 +126,10 @@ def squid(*, user: tuple[str, str] | None = None, tls: trustme.LeafCert | None =
             (work / "users").write_text(_ASK.format(name=user[0], password=user[1]))
             access = _USERS.format(work=work)
         (work / "squid.conf").write_text(_CONFIG.format(work=work, listen=listen, access=access))
+        service = f"downhaul{os.getpid()}x{port}"
         with (work / "output").open("wb") as output:
             process = subprocess.Popen(
-                [PROGRAM, "-N", "-n", f"downhaul{port}", "-f", str(work / "squid.conf")],
+                [PROGRAM, "-N", "-n", service, "-f", str(work / "squid.conf")],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory,
             )  # fmt: skip
         try:
@@ -142,6 +143,8 @@ def squid(*, user: tuple[str, str] | None = None, tls: trustme.LeafCert | None =
         finally:
             process.kill()  # told to end, it takes two seconds; its helper ends with it
             process.wait()
+            for segment in Path("/dev/shm").glob(f"{service}-*"):  # shared memory, which it would have removed
+                segment.unlink()
 
 
 def _free_port() -> int:
