@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from tests.acceptance.remotes import BODY, Authority, site
 from tests.acceptance.use_cases import importer
 from tests.servers.nginx import nginx
+from tests.servers.squid import squid
 
+import downhaul
 from downhaul import (
+    TLS,
     Batch,
     Block,
     BufferWriter,
@@ -28,17 +33,137 @@ from downhaul import (
     Download,
     FileWriter,
     NotFound,
+    Settings,
     SizeValidation,
+    Timeout,
+    User,
     Validation,
     ValidationError,
 )
+from downhaul_ftp import FtpOptions
+from downhaul_http import HttpDriver, HttpOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # -- 1. Single files, with every common setting ------------------------------------------------------------------------
 
+
+@pytest.fixture
+def remote(tmp_path):
+    """Settings for a site that wants a client certificate, a user and a key, behind a proxy that wants another user."""
+    authority = Authority()
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    certificate, key = authority.identity("importer@example.org")
+    keyed = "if ($http_x_api_key != opensesame) { return 403; }"
+    tls = authority.ca.issue_cert("localhost")
+    with (
+        site(tmp_path / "site", tls=tls, client_ca=authority.pem, server=keyed) as origin,
+        squid(user=("gate", "gatepass"), tls=tls) as proxy,
+    ):
+        settings = Settings(
+            timeout=Timeout(connect=10, head=20, read=15, total=60),
+            user=User("elmer", "secret"),
+            tls=TLS(ca_certificate=tmp_path / "ca.pem", client_certificate=certificate, client_key=key, verify=True),
+            proxy=proxy.url("gate:gatepass@"),
+            no_proxy=[".corp", "10.0.0.0/8"],
+            environment=False,
+            headers={"X-Api-Key": "opensesame"},
+            retries=2,
+        )
+        yield origin.url("/user/pkg.rpm"), settings
+        [visit], [line] = origin.visits(1), proxy.lines(1)
+        assert (visit.user, visit.key, visit.proxy_authorization) == ("elmer", "opensesame", "")
+        assert (line.method, line.user, line.authorization) == ("CONNECT", "gate", "-")
+
+
+@importer(1)
+def test_one_line(tmp_path) -> None:
+    """One line fetches a file."""
+    with site(tmp_path / "site") as origin:
+        downhaul.download(origin.url("/pkg.rpm"), tmp_path / "pkg.rpm")
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+
+
+@importer(1)
+async def test_one_line_with_asyncio(tmp_path) -> None:
+    """One line awaits a file."""
+    with site(tmp_path / "site") as origin:
+        await Download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "pkg.rpm")).run()
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+
+
+@importer(1)
+def test_every_setting_at_once(remote, tmp_path) -> None:
+    """A file through a proxy with credentials, by TLS with a client certificate, for a user, with a header."""
+    url, settings = remote
+    with Context() as context:
+        result = Download(url, FileWriter(tmp_path / "pkg.rpm"), settings=settings, context=context)()
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+    assert (result.size, result.attempts) == (len(BODY), 1)
+
+
+@importer(1)
+async def test_every_setting_at_once_with_asyncio(remote, tmp_path) -> None:
+    """The same on a running loop."""
+    url, settings = remote
+    async with Context() as context:
+        result = await Download(url, FileWriter(tmp_path / "pkg.rpm"), settings=settings, context=context).run()
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+    assert (result.size, result.attempts) == (len(BODY), 1)
+
+
 # -- 2. All settings of the client library, or one's own client --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GopherOptions:
+    """Options that no driver reads."""
+
+
+def own_client() -> httpx.AsyncClient:
+    """Return a client with a transport, an authentication and an event hook of its own."""
+
+    async def note(response: httpx.Response) -> None:
+        response.request.headers["X-Seen"] = "yes"
+
+    transport = httpx.AsyncHTTPTransport(local_address="127.0.0.1", retries=1)
+    return httpx.AsyncClient(transport=transport, auth=("elmer", "secret"), event_hooks={"response": [note]})
+
+
+@importer(2)
+def test_options_and_a_client_of_ones_own(tmp_path) -> None:
+    """Options are typed, unknown ones are refused by name; a function makes one's own client for the context."""
+    with site(tmp_path / "site") as origin:
+        options = (HttpOptions(keepalive_expiry=5, local_address="127.0.0.1"), FtpOptions(keep_alive=5))
+        with Context(options=options) as context:
+            context.download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "first"))()
+            with pytest.raises(TypeError, match="GopherOptions"):
+                context.download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "none"), options=[GopherOptions()])()
+        driver = HttpDriver(client=own_client)
+        for _ in range(2):
+            with Context(drivers={"http": driver}) as context:
+                context.download(origin.url("/user/pkg.rpm"), FileWriter(tmp_path / "second"))()
+        assert [visit.user for visit in origin.visits(3)] == ["", "elmer", "elmer"]
+
+
+@importer(2)
+async def test_options_and_a_client_of_ones_own_with_asyncio(tmp_path) -> None:
+    """On a running loop one's own client is used and left open: its connection serves on."""
+    with site(tmp_path / "site") as origin:
+        async with Context(options=[HttpOptions(keepalive_expiry=5)]) as context:
+            await context.download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "first")).run()
+            with pytest.raises(TypeError, match="GopherOptions"):
+                await context.download(
+                    origin.url("/pkg.rpm"), FileWriter(tmp_path / "none"), options=[GopherOptions()]
+                ).run()
+        async with own_client() as client:
+            async with Context(drivers={"http": HttpDriver(client=client)}) as context:
+                await context.download(origin.url("/user/pkg.rpm"), FileWriter(tmp_path / "second")).run()
+            assert (await client.get(origin.url("/user/pkg.rpm"))).content == BODY
+        assert [visit.user for visit in origin.visits(3)] == ["", "elmer", "elmer"]
+        assert len(origin.carried("user", 3)) == 2
+
 
 # -- 3. An Artifact from size and digests ------------------------------------------------------------------------------
 
@@ -290,6 +415,43 @@ async def test_an_attachment_with_asyncio(two_artifacts) -> None:
 # -- 8. Any thread -----------------------------------------------------------------------------------------------------
 
 # -- 9. Shared sessions, pools, tokens, mirror lists -------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_remotes(tmp_path):
+    """Downloads of two remotes with different certificates and users, by turns, and of one that equals the first."""
+    authority = Authority()
+    tls = authority.ca.issue_cert("localhost")
+
+    def remote(name: str, password: str, identity: tuple[str, str]) -> Context:
+        return Context(tls=TLS(authority.pem, *identity), user=User(name, password))
+
+    first, second = authority.identity("first@example.org"), authority.identity("second@example.org")
+    remotes = [remote("elmer", "secret", first), remote("fudd", "hidden", second), remote("elmer", "secret", first)]
+    with site(tmp_path / "site", tls=tls, client_ca=authority.pem) as origin:
+        yield [remotes[number % 3].download(origin.url("/user/pkg.rpm"), BufferWriter()) for number in range(30)]
+        carried = origin.carried("user", 30), origin.carried("serial", 30)
+        assert [len(users) for users in carried[0].values()] == [1, 1]
+        assert len(set().union(*carried[1].values())) == 2
+
+
+@importer(9)
+def test_what_remotes_share(two_remotes) -> None:
+    """In one context equal remotes use one connection, different ones never the same."""
+    with Context() as context:
+        for download in two_remotes:
+            download.context = context
+            download()
+
+
+@importer(9)
+async def test_what_remotes_share_with_asyncio(two_remotes) -> None:
+    """The same on a running loop."""
+    async with Context() as context:
+        for download in two_remotes:
+            download.context = context
+            await download.run()
+
 
 # -- 10. Customised downloading ----------------------------------------------------------------------------------------
 

@@ -135,6 +135,7 @@ class TimeoutExceeded(FetchError):
     def __init__(self, message: str = "", phase: str = "") -> None:
         super().__init__(message)
         self.phase = phase
+        self.transient = phase != "total"  # there is no time left to do it again in
 
 
 class Truncated(FetchError):

@@ -154,6 +154,12 @@ class Request:
         credentials = self.credentials
         return credentials if credentials is not None and credentials.origin == self.origin else None
 
+    @property
+    def user(self) -> User | None:
+        """Who asks, as the origin is told. Connections of one user are not for another."""
+        credentials = self.entitled
+        return None if credentials is None else credentials.user
+
     def authorized(
         self,
         headers: Iterable[tuple[str, str]] = (),
