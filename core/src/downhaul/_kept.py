@@ -34,6 +34,9 @@ class Kept:
         """Return *request* for the rest of the file, with what must not have changed; for all of it without proof."""
         position, outlet = self._pipeline.position, self._pipeline.outlet
         start = replace(request, offset=0, length=None, version=None)
+        known = request.unless
+        if known is not None and known.source not in {None, show(request.url)}:
+            start = replace(start, unless=None)  # an equal tag of another source is chance (RFC 9110, section 8.8.1)
         if outlet is not None and outlet.released:
             start = replace(start, unless=None)  # what the consumer has is no longer conditional
         if not position or not self._resumable:
