@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import string
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -277,6 +278,22 @@ def test_artifact_attributes() -> None:
     """`artifact_attributes` are the size and each digest by its name: ``Artifact(**result.artifact_attributes)``."""
     result = Result("https://host/", "https://host/", None, 7, {"sha256": "ab", "md5": "cd"}, Headers(), 1)
     assert result.artifact_attributes == {"size": 7, "sha256": "ab", "md5": "cd"}
+
+
+def test_what_was_not_modified_has_no_attributes() -> None:
+    """Nothing came, so there is no size to be stored in the place of the one that is known."""
+    result = Result("https://host/", "https://host/", None, 0, {}, Headers(), 1, not_modified=True)
+    with pytest.raises(ValueError, match="not modified"):
+        result.artifact_attributes  # noqa: B018
+
+
+def test_versions_are_plain_data() -> None:
+    """A version goes through JSON and comes back with its source, which does not count when two are compared."""
+    version = Version('"a"', "Sun, 06 Nov 1994 08:49:37 GMT", 7, strong=True, source="https://host/")
+    back = Version(**json.loads(json.dumps(asdict(version))))
+    assert back == version
+    assert back.source == "https://host/"
+    assert replace(version, source=None) == version
 
 
 def test_nothing_secret_is_shown() -> None:

@@ -136,7 +136,7 @@ def test_what_cannot_be_meant_is_refused():
         MirrorList(LIST, replaces="")
     with pytest.raises(ValueError, match="one mirror at least"):
         MirrorList([])
-    with pytest.raises(ValueError, match="no colon|no URL|scheme"):
+    with pytest.raises(ValueError, match="URL"):
         MirrorList(["mem://m1/", "m2"])
 
 
