@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import os
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import time
 from argparse import ArgumentParser
 from dataclasses import asdict, dataclass
 from email.utils import mktime_tz, parsedate_tz
-from io import FileIO
+from io import BytesIO, FileIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +62,8 @@ class Release(downhaul.Plugin):
     @downhaul.hookimpl
     async def validate(self, transfer: downhaul.Transfer) -> None:
         """Have the next mirror asked unless it is."""
-        if (body := transfer.body()) is not None:
-            with body:
-                self.read(body.read())
+        with transfer.body() or BytesIO() as body:
+            self.read(body.read())
 
     def read(self, content: bytes) -> dict[str, str]:
         """Return the fields, those that are signed only; raise ValidationError."""
@@ -103,8 +101,12 @@ def fetch(files: Iterable[File], url: str, root: Path, context: downhaul.Context
     """Fetch those of *files* that are not below *root* yet; report what fails, and tell whether nothing did."""
 
     def jobs() -> Iterator[Download]:
-        for file in dict.fromkeys(files):
-            if not file.is_in(root):
+        known = dict[str, File]()
+        for file in files:
+            first = known.setdefault(file.path, file)
+            if first != file:
+                raise ValidationError(f"{file.path} is two different files")
+            if first is file and not file.is_in(root):
                 path = root / file.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 judges = SizeValidation(file.size), DigestValidation("sha256", file.sha256)
@@ -123,7 +125,7 @@ def mirror(target: Path, url: str, release: Release, sections: list[str], contex
     link, dists, buffer = target / "dists" / release.suite, f"{url}dists/{release.suite}/", downhaul.BufferWriter()
     versions = json.loads((link / ".versions").read_text()) if (link / ".versions").exists() else {}
     for name in ("InRelease", "Release"):
-        unless = Version(**versions[name]) if name in versions else None
+        unless = Version(**versions[name]) if name in versions and (link / name).exists() else None
         try:
             result = Download(dists + name, buffer, plugins=[release], unless=unless, context=context)()
             break
@@ -148,7 +150,7 @@ def mirror(target: Path, url: str, release: Release, sections: list[str], contex
     link.parent.mkdir(exist_ok=True)
     fresh = link.with_name(f".{link.name}")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(state, link.parent))
+    fresh.symlink_to(Path("..", ".dists", state.name))
     fresh.replace(link)
     return True
 
@@ -176,25 +178,21 @@ def main() -> int:
     parser.add_argument("target", type=Path, help="the directory of the mirror")
     parser.add_argument("suite", help="such as bookworm")
     parser.add_argument("mirrors", nargs="+", help="URLs of the repository, asked in this order for each file")
-    parser.add_argument("--component", action="append", help="main, unless given; may be given several times")
-    parser.add_argument("--arch", action="append", help="amd64, unless given; may be given several times")
+    parser.add_argument("--section", action="append", help="such as main/binary-amd64, the default; may be repeated")
     parser.add_argument("--keyring", type=Path, help="refuse what no key of this file has signed (needs gpgv)")
     parser.add_argument("--prune", action="store_true", help="remove what is not named any more")
     given = parser.parse_args()
     mirrors = [f"{url.rstrip('/')}/" for url in given.mirrors]
-    sections = [
-        f"{part}/binary-{arch}/Packages" for part in given.component or ["main"] for arch in given.arch or ["amd64"]
-    ]
+    sections = [f"{each}/Packages" for each in given.section or ["main/binary-amd64"]]
     try:
         with downhaul.Context(plugins=[MirrorList(mirrors, replaces=mirrors[0])], retries=1) as context:
-            if not mirror(given.target, mirrors[0], Release(given.suite, given.keyring), sections, context):
-                return 1
-        if given.prune:
+            done = mirror(given.target, mirrors[0], Release(given.suite, given.keyring), sections, context)
+        if done and given.prune:
             prune(given.target)
     except (DownloadError, OSError, ValueError, KeyError, EOFError, lzma.LZMAError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if done else 1
 
 
 if __name__ == "__main__":

@@ -326,9 +326,36 @@ def test_an_expired_release_is_passed_over(tmp_path: Path) -> None:
     check_read_by_apt(tmp_path / "apt", f"deb [trusted=yes] file:{tmp_path}/mirror {SUITE} main", repository)
 
 
+def test_one_path_for_two_files(repository: Repository, tmp_path: Path) -> None:
+    """Indices that contradict each other cannot both be served: the run ends."""
+    names = [repository.packages()[name].relative_to(repository.root).as_posix() for name in ("big", "hello")]
+    repository.index(edit=(names[0], names[1]))
+    with served(repository.root) as server:
+        ended = run(tmp_path / "mirror", server.url("/"))
+    assert ended.returncode == 1
+    assert f"{names[1]} is two different files" in ended.stderr
+
+
+def test_what_was_lost_is_fetched_again(repository: Repository, tmp_path: Path) -> None:
+    """Files that somebody removed or spoiled are mended by the next run, the Release itself included."""
+    target = tmp_path / "mirror"
+    with served(repository.root) as server:
+        assert run(target, server.url("/")).returncode == 0
+        next(target.glob("pool/**/hello*.deb")).unlink()
+        big = next(target.glob("pool/**/big*.deb"))
+        big.write_bytes(b"#" + big.read_bytes()[1:])
+        ended = run(target, server.url("/"))
+        assert (ended.returncode, len(ended.stdout.splitlines())) == (0, 2)
+        (target / "dists" / SUITE / "Release").unlink()
+        assert run(target, server.url("/")).returncode == 0
+    check_read_by_apt(tmp_path / "apt", f"deb [trusted=yes] file:{target} {SUITE} main", repository)
+
+
 def test_what_the_release_does_not_list(repository: Repository, tmp_path: Path) -> None:
     """A section that does not exist is named."""
     with served(repository.root) as server:
-        ended = run(tmp_path / "mirror", server.url("/"), "--component", "main", "--component", "fame")
+        ended = run(
+            tmp_path / "mirror", server.url("/"), "--section", "main/binary-amd64", "--section", "fame/binary-amd64"
+        )
     assert ended.returncode == 1
     assert "lists none of fame/binary-amd64/Packages" in ended.stderr
