@@ -58,7 +58,8 @@ class Kept:
             if self.size is not None and info.size is not None and self.size != info.size:
                 raise RangeRefused(f"{show(request.url)} has {info.size} bytes, not {self.size}")
             joined = self.joined or request.version is None
-            size = self.size if info.size is None else info.size  # what was known of the whole still holds
+            if size is None and not joined:
+                size = self.size  # of this very version; what another answer said of the whole, the digest will judge
         elif info.start:
             raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
         elif self._pipeline.position:

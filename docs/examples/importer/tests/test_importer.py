@@ -158,7 +158,7 @@ def test_a_signed_repository(key: Signer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_second_run_fetches_only_what_changed(signed: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Nothing changed: one 304. One package changed: it, its index and the Release. What is stale goes if asked."""
+    """Nothing changed: one 304. One package changed: it, its index, the Release. What is stale goes, if asked."""
     need(why_missing())
     repository = filled(Repository(tmp_path / "origin", request.getfixturevalue("key") if signed else None))
     target, release = tmp_path / "mirror", f"/dists/{SUITE}/InRelease" if signed else f"/dists/{SUITE}/Release"
@@ -168,6 +168,11 @@ def test_the_second_run_fetches_only_what_changed(signed: bool, request: pytest.
         first = len(answers(server))
         assert run(target, server.url("/")).stdout == ""
         assert answers(server, first) == [*missing, (release, 304)]
+        repository.release["Description"] = "as it was, said otherwise"
+        repository.index()
+        again = len(answers(server))
+        assert run(target, server.url("/")).stdout == ""
+        assert answers(server, again) == [*missing, (release, 200)]
         old = target / repository.packages()["hello"].relative_to(repository.root)
         new = target / repository.add("hello", "1.1").relative_to(repository.root)
         repository.index()
@@ -177,7 +182,7 @@ def test_the_second_run_fetches_only_what_changed(signed: bool, request: pytest.
         expected = [*missing, (release, 200), (index, 200), (f"/{new.relative_to(target)}", 200)]
         assert answers(server, second) == expected
         assert old.exists()
-        assert len(list((target / ".dists").iterdir())) == 2
+        assert len(list((target / ".dists").iterdir())) == 3
         (target / "pool/leftover").touch()
         assert run(target, server.url("/"), "--prune").returncode == 0
     assert sorted(path for path in (target / "pool").rglob("*") if path.is_file()) == sorted(
