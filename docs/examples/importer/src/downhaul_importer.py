@@ -27,8 +27,6 @@ from downhaul.plugins import MirrorList
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-FIELD = re.compile(r"^(\S+?):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
-
 
 @dataclass(frozen=True)
 class File:
@@ -85,7 +83,7 @@ def paragraphs(lines: Iterable[str]) -> Iterator[dict[str, str]]:
     """Yield the fields of each paragraph (deb822(5))."""
     for filled, group in groupby(lines, key=lambda line: bool(line.strip())):
         if filled:
-            yield dict(FIELD.findall("".join(group)))
+            yield dict(re.findall(r"(?m)^(\S+?):[ \t]*(.*(?:\n[ \t].*)*)", "".join(group)))
 
 
 def packages(state: Path) -> Iterator[File]:
@@ -112,12 +110,10 @@ def fetch(files: Iterable[File], url: str, root: Path, context: downhaul.Context
                 judges = SizeValidation(file.size), DigestValidation("sha256", file.sha256)
                 yield Download(url + quote(file.path), FileWriter(path), validations=judges, attachment=file.path)
 
-    failed = 0
     with downhaul.Batch(jobs(), concurrency=10, backlog=100, context=context) as batch:
         for plan in batch():
             print(plan.download.attachment, plan.error or "fetched", file=sys.stderr if plan.error else sys.stdout)
-            failed += plan.error is not None
-    return not failed
+        return batch.progress.failed == 0
 
 
 def mirror(target: Path, url: str, release: Release, sections: list[str], context: downhaul.Context) -> bool:
