@@ -7,18 +7,24 @@ files beside this one, under the same marks.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import trustme
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from tests.acceptance.remotes import BODY, Authority, site
 from tests.acceptance.use_cases import importer
 from tests.servers.nginx import nginx
 from tests.servers.squid import squid
+from tests.servers.vsftpd import vsftpd
+from tests.servers.vsftpd import why_missing as why_vsftpd_is_missing
 
 import downhaul
 from downhaul import (
@@ -31,11 +37,15 @@ from downhaul import (
     DigestMismatch,
     DigestValidation,
     Download,
+    Driver,
     FileWriter,
+    Info,
     NotFound,
+    Payload,
     Settings,
     SizeValidation,
     Timeout,
+    UnsupportedScheme,
     User,
     Validation,
     ValidationError,
@@ -44,7 +54,9 @@ from downhaul_ftp import FtpOptions
 from downhaul_http import HttpDriver, HttpOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from downhaul import Plan, Request
 
 # -- 1. Single files, with every common setting ------------------------------------------------------------------------
 
@@ -460,6 +472,69 @@ async def test_what_remotes_share_with_asyncio(two_remotes) -> None:
 # -- 12. Termination at any point --------------------------------------------------------------------------------------
 
 # -- 13. Any protocol --------------------------------------------------------------------------------------------------
+
+
+class CountDriver(Driver):
+    """Somebody's own protocol: ``count:5`` is the digits from 0 to 4."""
+
+    @asynccontextmanager
+    async def open(self, request: Request, settings: Settings) -> AsyncIterator[Payload]:
+        """Answer from the URL alone."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield content
+
+        content = "".join(map(str, range(int(request.url.removeprefix("count:"))))).encode()
+        yield Payload(Info(request.url, size=len(content), proof="length"), body())
+
+
+@pytest.fixture
+def any_protocol(tmp_path) -> Iterator[tuple[Context, list[Download], dict[str, bytes]]]:
+    """A context with a driver of our own, jobs for five schemes and one that nobody speaks, and what is to come."""
+    if (reason := why_vsftpd_is_missing()) is not None:
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    root, authority = tmp_path / "root", trustme.CA()
+    root.mkdir()
+    (root / "file").write_bytes(b"a file")
+    tls = TLS(ca_certificate=authority.cert_pem.bytes().decode())
+    with nginx(root) as web, nginx(root, tls=authority.issue_cert("localhost")) as safe, vsftpd(root) as ftp:
+        contents = {
+            web.url("/file"): b"a file",
+            safe.url("/file"): b"a file",
+            ftp.url("file"): b"a file",
+            "data:,a%20note": b"a note",  # by an installed distribution, docs/examples/downhaul-data
+            "count:5": b"01234",
+        }
+        jobs = [Download(url, BufferWriter(), attachment=url) for url in (*contents, "gopher://127.0.0.1/file")]
+        yield Context(tls=tls, drivers={"count": CountDriver()}), jobs, contents
+
+
+def _check_any_protocol(plans: list[Plan], contents: dict[str, bytes]) -> None:
+    came = {plan.download.attachment: plan.download.writer.content() for plan in plans if plan.error is None}
+    assert came == contents
+    (failed,) = [plan.error for plan in plans if plan.error is not None]
+    assert isinstance(failed, UnsupportedScheme)
+    assert re.search(r"no driver for 'gopher' \(installed: count, data, ftp, http, https\); install", str(failed))
+    assert failed.history == ()  # nobody was asked
+
+
+@importer(13)
+def test_the_scheme_picks_the_driver(any_protocol) -> None:
+    """One batch over HTTP, HTTPS, FTP and two protocols of others; what nobody speaks fails alone, and at once."""
+    context, jobs, contents = any_protocol
+    with context, Batch(jobs, context=context) as batch:
+        _check_any_protocol(list(batch()), contents)
+        with pytest.raises(UnsupportedScheme, match="no driver for 'gopher'"):
+            context.download("gopher://127.0.0.1/file")
+
+
+@importer(13)
+async def test_the_scheme_picks_the_driver_with_asyncio(any_protocol) -> None:
+    """The same on a running loop."""
+    context, jobs, contents = any_protocol
+    async with context, Batch(jobs, context=context) as batch:
+        _check_any_protocol([plan async for plan in batch()], contents)
+
 
 # -- 14. A batch goes on, and tells how far it is ----------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ class Download:
     are names of algorithms to calculate (any that `hashlib` knows), or maps such names to the hexadecimal digits that
     are expected. *plugins* are plugins of this download, or names of the entry-point group ``downhaul.plugins``.
     *attachment* is yours: it comes back in results and errors. *unless* asks for nothing if the file still has that
-    `Version`. Settings come as a `Settings` or as its fields; the context fills what is unset.
+    `Version`, which is for the source that named it: any other one is asked for the file. Settings come as a `Settings`
+    or as its fields; the context fills what is unset.
 
     Raises ValueError or TypeError for what cannot be meant, and PluginError for a plugin that breaks the contract,
     before any I/O.

@@ -193,12 +193,12 @@ class Engine:
         transfer.context._drivers.check(scheme_of(url), url)
 
     async def _attempt(self) -> Result:
-        """Open, receive, validate, publish; where continuing went wrong, once more from 0."""
+        """Open, receive, validate, publish; where continuing or asking by a version went wrong, once more from 0."""
         request = self._kept.continued(self._transfer.request)
         try:
             return await self._deliver(request)
         except RangeRefused as error:
-            if not request.offset:
+            if not request.offset and request.unless is None:
                 raise
             _log.info("%s: %s; starting again from 0", self._transfer, error)
         except ValidationError as error:
@@ -210,7 +210,7 @@ class Engine:
             _log.info("%s: %s; bytes of several answers, so again from 0", self._transfer, error)
         self._kept.restart()
         try:
-            return await self._deliver(replace(request, offset=0, version=None))
+            return await self._deliver(replace(request, offset=0, version=None, unless=None))
         except ValidationError:
             self._kept.restart()
             raise
@@ -293,6 +293,7 @@ class Engine:
 
     def _result(self, payload: Payload, size: int) -> Result:
         transfer, info = self._transfer, payload.info
+        version = None if info.version is None else replace(info.version, source=show(transfer.request.url))
         return Result(
             url=transfer._base.url,
             source=info.url,
@@ -304,7 +305,7 @@ class Engine:
             attachment=transfer.download.attachment,
             not_modified=info.not_modified,
             proof="not modified" if info.not_modified else self._kept.proof(info),
-            version=info.version,
+            version=version,
             history=transfer.history,
         )
 

@@ -153,7 +153,7 @@ class RedirectError(FetchError):
 
 
 class RangeRefused(FetchError):
-    """The answer to a range does not continue the bytes that are there; nothing was appended."""
+    """The answer is of another version, or does not continue the bytes that are there; nothing was appended."""
 
 
 class StatusError(FetchError):

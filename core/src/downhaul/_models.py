@@ -71,12 +71,17 @@ class Version:
 
     `tag` is an entity tag with its quotes, ``W/`` included where it is weak; `modified` is the server's own text
     for the time of modification; `size` is in bytes. Of a `strong` version, equal means byte for byte the same.
+
+    `source` is the URL, as it may be shown, of the source that named it; None where nobody noted it. A server chooses
+    its tags for itself, so as `Download(unless=…)` a version is for that source alone; without one, for all of them.
+    What is equal says nothing of sources. All fields are plain data: ``Version(**dataclasses.asdict(version))``.
     """
 
     tag: str | None = None
     modified: str | None = None
     size: int | None = None
     strong: bool = False
+    source: str | None = field(default=None, compare=False, repr=False)
 
     def contradicts(self, other: Version) -> bool:
         """Tell whether *other* differs in anything that both of them know."""
@@ -356,7 +361,8 @@ class Result:
     `url` is that of the download and `source` the one that delivered, after redirects, both without userinfo;
     `size` is in bytes; `digests` maps names of algorithms to hexadecimal digits; `attempts` counts all of them, the
     failed ones are in `history`; `proof` is what proved the bytes complete (a length, a final chunk, FTP's SIZE,
-    a digest), or "unproven".
+    a digest), or "unproven". `version` is what to give as `Download(unless=…)` next time, or None. `not_modified`: the
+    file still has that version; no byte came, so `size` is 0, nothing was judged, and nothing was written.
     """
 
     url: str

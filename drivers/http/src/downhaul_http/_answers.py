@@ -25,7 +25,7 @@ from ._failures import wants_credentials
 from ._fields import Fields, text
 from ._ranges import ContentRange, content_range, disagreement
 from ._requests import asks_range, wants_head_only
-from ._versions import has_changed, if_range, version_of
+from ._versions import check_unchanged, has_changed, if_range, version_of
 
 if TYPE_CHECKING:
     import httpx
@@ -129,6 +129,7 @@ def _not_modified(request: Request, response: httpx.Response, fields: Fields) ->
     if response.status_code != HTTPStatus.NOT_MODIFIED or request.unless is None:
         raise _refusal(request, response, fields)
     unless = request.unless
+    check_unchanged(unless, version_of(fields, None, time.time()))
     info = Info(
         request.url, fields.headers(), size=unless.size, version=unless, not_modified=True, proof="not modified"
     )
