@@ -252,6 +252,28 @@ async def test_where_no_file_can_be_is_told_before_anything_is_asked_for(
     assert names(tmp_path) == before
 
 
+async def test_parents_are_created_where_asked_for(driver: MemDriver, context: Context, tmp_path: Path) -> None:
+    """With ``parents=True`` missing directories are created, but for a file that is not there none is."""
+    result = await Download(URL, FileWriter(tmp_path / "a" / "b" / "f", parents=True), context=context).run()
+    assert (tmp_path / "a" / "b" / "f").stat().st_size == result.size
+    assert names(tmp_path / "a" / "b") == ["f"]
+    with pytest.raises(NotFound):
+        await Download(f"{URL}/missing", FileWriter(tmp_path / "c" / "f", parents=True), context=context).run()
+    assert names(tmp_path) == ["a"]
+
+
+async def test_parents_that_cannot_be_created_are_told_first(
+    driver: MemDriver, context: Context, tmp_path: Path
+) -> None:
+    """Where an ancestor is a file, or a link that leads nowhere, nothing is asked for."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for ancestor in ("file", "link"):
+        with pytest.raises(WriteError):
+            await Download(URL, FileWriter(tmp_path / ancestor / "d" / "f", parents=True), context=context).run()
+    assert (driver.log, names(tmp_path)) == ([], ["file", "link"])
+
+
 async def test_a_parent_that_may_not_be_written_in_is_told_first(
     driver: MemDriver, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,9 +451,11 @@ async def test_a_buffer_has_the_last_committed_bytes(driver: MemDriver, context:
 
 
 def test_file_writers_are_values(tmp_path: Path) -> None:
-    """Equal paths make equal writers, given as str or as Path."""
+    """Equal paths make equal writers, given as str or as Path, if both or neither create directories."""
     assert FileWriter("a/b") == FileWriter(Path("a/b")) != FileWriter("a/c")
     assert hash(FileWriter("a/b")) == hash(FileWriter(Path("a") / "b"))
+    assert FileWriter("a", parents=True) != FileWriter("a")
+    assert repr(FileWriter("a", parents=True)) == "FileWriter('a', parents=True)"
 
 
 class OwnWriter(Writer):

@@ -59,24 +59,26 @@ class FileWriter(Writer):
     """Writes a file at *path*, atomically: it is complete and validated, or not there.
 
     The bytes go to a sibling of mode 0600, which is renamed over *path* in the end, with mode ``0666 & ~umask``. A
-    symbolic link there is replaced, not followed. Directories are not created.
+    symbolic link there is replaced, not followed. With *parents*, directories that are missing are created when the
+    first byte comes.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, parents: bool = False) -> None:
         self.path = Path(path)
+        self.parents = parents
 
     def open(self, transfer: Transfer) -> Sink:  # noqa: ARG002
         """Return a sink; raise WriteError if no file can be written at the path."""
-        return _FileSink(self.path)
+        return _FileSink(self.path, parents=self.parents)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FileWriter) and self.path == other.path
+        return isinstance(other, FileWriter) and (self.path, self.parents) == (other.path, other.parents)
 
     def __hash__(self) -> int:
         return hash(self.path)
 
     def __repr__(self) -> str:
-        return f"FileWriter({str(self.path)!r})"
+        return f"FileWriter({str(self.path)!r}{', parents=True' if self.parents else ''})"
 
 
 class BufferWriter(Writer):
@@ -124,8 +126,8 @@ class _BufferSink:
 
 
 class _FileSink:
-    def __init__(self, path: Path) -> None:
-        self._given = path
+    def __init__(self, path: Path, *, parents: bool) -> None:
+        self._given, self._parents = path, parents
         self._temporary: Path | None = None
         self._file = -1
         self.position = 0
@@ -176,6 +178,8 @@ class _FileSink:
         except FileNotFoundError:
             mode = None
         parent = self._path.parent
+        while self._parents and parent != parent.parent and not os.path.lexists(parent):
+            parent = parent.parent
         if mode is not None and stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
@@ -190,6 +194,8 @@ class _FileSink:
             ending = f".{secrets.token_hex(6)}.part"
             stem = os.fsencode(self._path.name)[: _NAME_MAX - len(ending) - 1]
             temporary = self._path.with_name(f".{os.fsdecode(stem)}{ending}")
+            if self._parents:
+                temporary.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._file = os.open(temporary, flags, 0o600)
             self._temporary = temporary
