@@ -165,7 +165,7 @@ class Stream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._context.is_closed:
+        with self._context._leaving():
             await self._context._await(self._stop)
 
     def __aiter__(self) -> Self:
@@ -183,7 +183,7 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._context.is_closed:
+        with self._context._leaving():
             self._context._block(self._stop, "async with download.stream()")
 
     def __iter__(self) -> Self:
