@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import faulthandler
 import gc
 import sys
@@ -11,15 +13,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.mem import MemDriver, Reply, names
+from tests.core.forms import FORMS, plans_of
+from tests.mem import MemDriver, Reply, context_of, names
 
 import downhaul
-from downhaul import Batch, BufferWriter, Context, Download, FileWriter, Validation, Writer
+from downhaul import (
+    Batch,
+    BufferWriter,
+    Context,
+    Download,
+    FileWriter,
+    NotFound,
+    Plugin,
+    Validation,
+    Writer,
+    hookimpl,
+)
 from downhaul.plugins import BearerToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from downhaul import Transfer
 
 URL = "mem://home/file"
 DATA = b"the bytes of the file"
@@ -211,6 +227,66 @@ def test_everything_against_close(driver: MemDriver) -> None:
     assert "done" in said
     assert all(reason == "done" or "closed" in reason for reason in said), said
     assert len(said) > 1
+
+
+tenant: contextvars.ContextVar[object] = contextvars.ContextVar("tenant", default=None)
+
+
+class Tenants(Plugin):
+    """Notes what each hook sees of a context variable."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, object, object]] = []
+
+    def note(self, hook: str, transfer: Transfer) -> None:
+        self.seen.append((hook, transfer.download.attachment, tenant.get()))
+
+    @hookimpl
+    async def prepare(self, transfer: Transfer) -> None:
+        self.note("prepare", transfer)
+
+    @hookimpl
+    def fetch(self, transfer: Transfer) -> None:
+        self.note("fetch", transfer)
+
+    @hookimpl
+    async def validate(self, transfer: Transfer) -> None:
+        self.note("validate", transfer)
+
+    @hookimpl
+    async def error(self, transfer: Transfer) -> None:
+        self.note("error", transfer)
+
+    @hookimpl
+    def done(self, transfer: Transfer) -> None:
+        self.note("done", transfer)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "threads"])
+def test_hooks_see_the_context_variables_of_their_own_job(form: str, driver: MemDriver) -> None:
+    """What was set when a job was handed over (a trace, a tenant) is what its hooks see, and not that of another."""
+    tenants = Tenants()
+    context = context_of(driver, tenants, retries=0)
+    urls = {number: URL if number % 3 else "mem://home/gone" for number in range(30)}
+
+    def jobs() -> Iterator[Download]:
+        for number, url in urls.items():
+            tenant.set(number)
+            yield Download(url, BufferWriter(), attachment=number)
+
+    def alone(number: int) -> None:
+        tenant.set(number)
+        with contextlib.suppress(NotFound):
+            Download(urls[number], BufferWriter(), attachment=number, context=context)()
+
+    with context:
+        if form == "threads":
+            with ThreadPoolExecutor(10) as pool:
+                list(pool.map(alone, urls))
+        else:
+            plans_of(form, jobs(), concurrency=3, context=context)
+    assert len(tenants.seen) == 30 * 4
+    assert [each for each in tenants.seen if each[1] != each[2]] == []
 
 
 def call_anyway(context: Context) -> None:
