@@ -9,11 +9,11 @@ import faulthandler
 import gc
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.core.forms import FORMS, plans_of
+from tests.core.forms import FORMS, plans_of, wait_until
 from tests.mem import MemDriver, Reply, context_of, names
 
 import downhaul
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from downhaul import Transfer
+    from downhaul import Stream, Transfer
 
 URL = "mem://home/file"
 DATA = b"the bytes of the file"
@@ -319,6 +319,58 @@ def test_an_exception_leaves_nobody_waiting(driver: MemDriver, tmp_path: Path) -
             with pytest.raises(RuntimeError, match="closed"):
                 each.result(30)
     assert (driver.live, names(tmp_path)) == (0, [])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_consumers_of_one_stream(form: str, driver: MemDriver) -> None:
+    """Of two that ask one stream for a block at the same time, the second is told so; no byte goes to both, or none."""
+    driver.site("mem://home/hangs", Reply(bytes(300_000), hang="body"))
+
+    def read(stream: Stream) -> object:
+        try:
+            return sum(map(len, stream)) if form == "sync" else asyncio.run(count(stream))
+        except RuntimeError as reason:
+            return str(reason)
+
+    async def count(stream: Stream) -> int:
+        return sum([len(block) async for block in stream])
+
+    with ThreadPoolExecutor(4) as pool, Context(drivers={"mem": driver}) as context:
+        download = Download("mem://home/hangs", context=context)
+        with download.stream() as stream:
+            readers = [pool.submit(read, stream) for _ in range(4)]
+            wait_until(lambda: sum(each.done() for each in readers) == 3)
+            [last] = wait(readers, 0).not_done
+        said = [each.result(30) for each in readers if each is not last]
+        assert {str(each).partition(":")[0] for each in said} == {
+            "two consumers ask one stream for a block at the same time"
+        }
+        assert str(last.result(30)).startswith("the stream was left")
+
+
+def test_a_stream_goes_from_thread_to_thread(driver: MemDriver) -> None:
+    """A stream that one thread entered is read by others, one after the other, and left by another one."""
+    with Context(drivers={"mem": driver}) as context, Download("mem://home/large", context=context).stream() as stream:
+        blocks: list[bytes] = []
+        while sum(map(len, blocks)) < 8 << 20:
+            thread = threading.Thread(target=lambda: blocks.append(next(stream)))
+            thread.start()
+            thread.join(30)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(next, stream, None).result(30) is None
+            pool.submit(stream.__exit__).result(30)
+        assert stream.result().size == 8 << 20
+    assert driver.live == 0
+
+
+def test_one_download_in_many_threads(driver: MemDriver, tmp_path: Path) -> None:
+    """One description may be run by many threads at once: each run is its own, and the file is whole at any time."""
+    with Context(drivers={"mem": driver}) as context, ThreadPoolExecutor(8) as pool:
+        download = Download("mem://home/large", FileWriter(tmp_path / "file"), digests=["sha256"], context=context)
+        results = [pool.submit(download) for _ in range(16)]
+        assert len({each.result(60).digests["sha256"] for each in results}) == 1
+    assert (tmp_path / "file").stat().st_size == 8 << 20
+    assert names(tmp_path) == ["file"]
 
 
 def test_where_no_thread_is_to_be_had(driver: MemDriver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ._errors import StreamBroken, ValidationError
@@ -12,7 +14,7 @@ from ._models import Headers
 from ._pipeline import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping
 
     from ._context import Context
     from ._models import Result
@@ -146,6 +148,7 @@ class Stream:
         self._task: asyncio.Task[Result] | None = None
         self._transfer: Transfer | None = None
         self._pending: bytes | None = None  # a wait that is cancelled may have taken a block: the next one gets it
+        self._taking = threading.Lock()
         self._result: Result | None = None
         self._headers = Headers()
 
@@ -172,8 +175,9 @@ class Stream:
         return self
 
     async def __anext__(self) -> bytes:
-        block = await self._context._await(self._next)
-        self._pending = None
+        with self._turn():
+            block = await self._context._await(self._next)
+            self._pending = None
         if block is None:
             raise StopAsyncIteration
         return block
@@ -190,11 +194,24 @@ class Stream:
         return self
 
     def __next__(self) -> bytes:
-        block = self._context._block(self._next, "async for block in stream")
-        self._pending = None
+        with self._turn():
+            block = self._context._block(self._next, "async for block in stream")
+            self._pending = None
         if block is None:
             raise StopIteration
         return block
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """Take one block; no two may do so at the same time, or both would get it."""
+        if not self._taking.acquire(blocking=False):
+            raise RuntimeError(
+                "two consumers ask one stream for a block at the same time: let one of them hand them on"
+            )
+        try:
+            yield
+        finally:
+            self._taking.release()
 
     async def _start(self) -> None:
         if self._task is not None:
