@@ -29,6 +29,7 @@ from downhaul import (
     Writer,
     hookimpl,
 )
+from downhaul._loops import Call
 from downhaul.plugins import BearerToken
 
 if TYPE_CHECKING:
@@ -346,6 +347,24 @@ def test_two_consumers_of_one_stream(form: str, driver: MemDriver) -> None:
             "two consumers ask one stream for a block at the same time"
         }
         assert str(last.result(30)).startswith("the stream was left")
+
+
+def test_an_interrupt_when_a_stream_has_just_been_opened(driver: MemDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C between the opening of a stream and the return of its `with` leaves nothing open."""
+    waiting = Call.wait
+
+    def interrupted(self: Call[Any]) -> None:
+        monkeypatch.undo()
+        waiting(self)
+        raise KeyboardInterrupt
+
+    with Context(drivers={"mem": driver}) as context:
+        stream = Download("mem://home/large", context=context).stream()
+        monkeypatch.setattr(Call, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stream.__enter__()
+        assert (driver.live, context.connections_in_use) == (0, 0)
+        assert job(context)().size == len(DATA)
 
 
 def test_a_stream_goes_from_thread_to_thread(driver: MemDriver) -> None:

@@ -183,7 +183,13 @@ class Stream:
         return block
 
     def __enter__(self) -> Self:
-        self._context._block(self._start, "async with download.stream()")
+        fresh = self._task is None
+        try:
+            self._context._block(self._start, "async with download.stream()")
+        except BaseException:
+            if fresh and self._task is not None and not self._task.done():
+                self.__exit__()  # a Ctrl-C that comes when it has just been opened: nobody else would leave it
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
