@@ -118,7 +118,7 @@ async with context.download(URL + "/slow", FileWriter("slow")).stream() as strea
     left, interrupted = "0 ['file']\n", ("KeyboardInterrupt", "CancelledError")
     assert ["interrupted" if each.startswith(interrupted) else each for each in said] == [
         "", "300000", "interrupted", left, "interrupted", left, "interrupted", left, "5\n", "", "True", "300000",
-    ]  # fmt: skip
+    ], said  # fmt: skip
     assert names(tmp_path / "work") == ["file", "thread"]
 
 

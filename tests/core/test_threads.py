@@ -367,6 +367,25 @@ def test_an_interrupt_when_a_stream_has_just_been_opened(driver: MemDriver, monk
         assert job(context)().size == len(DATA)
 
 
+async def test_a_cancellation_when_a_stream_has_just_been_opened(
+    driver: MemDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of a cancellation, where the stream is opened on another loop."""
+    arriving = Call.arrive
+
+    async def cancelled(self: Call[Any]) -> None:
+        monkeypatch.undo()
+        await arriving(self)
+        raise asyncio.CancelledError
+
+    with Context(drivers={"mem": driver}) as context:
+        stream = Download("mem://home/large", context=context).stream()
+        monkeypatch.setattr(Call, "arrive", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await stream.__aenter__()
+        assert (driver.live, context.connections_in_use) == (0, 0)
+
+
 def test_a_stream_goes_from_thread_to_thread(driver: MemDriver) -> None:
     """A stream that one thread entered is read by others, one after the other, and left by another one."""
     with Context(drivers={"mem": driver}) as context, Download("mem://home/large", context=context).stream() as stream:

@@ -164,7 +164,13 @@ class Stream:
         return self._result
 
     async def __aenter__(self) -> Self:
-        await self._context._await(self._start)
+        fresh = self._task is None
+        try:
+            await self._context._await(self._start)
+        except BaseException:
+            if fresh and self._task is not None and not self._task.done():
+                await self.__aexit__()  # cancelled when it has just been opened: nobody else would leave it
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
