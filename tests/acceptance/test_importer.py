@@ -6,19 +6,25 @@ files beside this one, under the same marks.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import pytest
 import trustme
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from tests.acceptance.files import counted_files
+from tests.acceptance.mirror_delegate import MirrorDelegate, MirroredDownload
+from tests.acceptance.mirrors import mirrored_files
 from tests.acceptance.remotes import BODY, Authority, site
 from tests.acceptance.use_cases import importer
 from tests.servers.nginx import nginx
@@ -56,7 +62,10 @@ from downhaul_http import HttpDriver, HttpOptions
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from downhaul import Plan, Request
+    from tests.acceptance.files import Files
+    from tests.acceptance.mirrors import Mirrored
+
+    from downhaul import Plan, Request, Result
 
 # -- 1. Single files, with every common setting ------------------------------------------------------------------------
 
@@ -426,6 +435,58 @@ async def test_an_attachment_with_asyncio(two_artifacts) -> None:
 
 # -- 8. Any thread -----------------------------------------------------------------------------------------------------
 
+
+THREADS: Final = 16
+
+
+@pytest.fixture(scope="module")
+def shared_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    """Files of a real server that tells which connection each request came by."""
+    with counted_files(tmp_path_factory.mktemp("files"), 40) as files:
+        yield files
+
+
+@importer(8)
+def test_threads_share_a_context(shared_files: Files, tmp_path: Path) -> None:
+    """Sixteen threads download at once, singly and by the batch: few connections for all, to each what is its own."""
+    start = threading.Barrier(THREADS)
+
+    def importer(number: int) -> list[Result]:
+        start.wait(30)
+        jobs = [
+            context.download(url, FileWriter(tmp_path / f"{number}-{name}"), digests=digests, attachment=(number, name))
+            for name, url, digests in shared_files.rows
+        ]
+        results = [job() for job in jobs[:20]]
+        with Batch(jobs[20:], context=context) as batch:
+            return results + [plan.result() for plan in batch()]
+
+    with Context(connections=8) as context, ThreadPoolExecutor(THREADS) as pool:
+        for number, results in enumerate(pool.map(importer, range(THREADS))):
+            assert sorted(result.attachment for result in results) == [(number, name) for name in shared_files.names]
+            assert all(result.path.name == "{}-{}".format(*result.attachment) for result in results)
+    assert len(list(tmp_path.iterdir())) == THREADS * len(shared_files.names)
+    shared_files.check_connections(most=8, requests=THREADS * len(shared_files.names))
+
+
+@importer(8)
+async def test_loops_and_threads_share_a_context(shared_files: Files) -> None:
+    """A context that nobody bound to a loop serves this loop, those of other threads, and threads without one."""
+    here = asyncio.get_running_loop()
+    with Context(connections=8) as context:
+        jobs = [context.download(url, BufferWriter(), attachment=name) for name, url, _ in shared_files.rows]
+        with pytest.raises(RuntimeError, match=r"use `await download\.run\(\)`"):
+            jobs[0]()
+        results = await asyncio.gather(
+            *(job.run() for job in jobs[:10]),
+            *(asyncio.to_thread(job) for job in jobs[10:20]),
+            *(here.run_in_executor(None, job) for job in jobs[20:30]),
+            *(asyncio.to_thread(asyncio.run, job.run()) for job in jobs[30:]),
+        )
+    assert [result.attachment for result in results] == shared_files.names
+    shared_files.check_connections(most=8, requests=len(shared_files.names))
+
+
 # -- 9. Shared sessions, pools, tokens, mirror lists -------------------------------------------------------------------
 
 
@@ -466,6 +527,54 @@ async def test_what_remotes_share_with_asyncio(two_remotes) -> None:
 
 
 # -- 10. Customised downloading ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
+    """A hundred files at three mirrors: a dead one, a corrupt one, and a right one, which has the list as well."""
+    with mirrored_files(tmp_path_factory.mktemp("mirrors"), 100) as mirrored:
+        yield mirrored
+
+
+CUSTOMISED: Final = pytest.mark.parametrize("way", ["of each download", "of the context", "a subclass"])
+
+
+def customised(way: str, mirrored: Mirrored, target: Path) -> tuple[Context, Iterator[Download]]:
+    """Return the context and the downloads, mirrored in one of the three ways."""
+    delegate = MirrorDelegate(mirrored.list_url, mirrored.prefix)
+
+    class OurDownload(MirroredDownload):
+        remote = delegate
+
+    kind = OurDownload if way == "a subclass" else Download
+    options: dict[str, Any] = {"plugins": [delegate]} if way == "of each download" else {}
+    jobs = (
+        kind(mirrored.prefix + name, FileWriter(target / name), digests=digests, retries=0, **options)
+        for name, digests in [*mirrored.digests.items(), ("missing", {})]
+    )
+    return Context(plugins=[delegate] if way == "of the context" else []), jobs
+
+
+@importer(10)
+@CUSTOMISED
+def test_mirror_delegate(way: str, mirrored: Mirrored, tmp_path: Path) -> None:
+    """A delegate of one's own aims 100 downloads at mirrors: one list, three mirrors, the right bytes, all told."""
+    context, jobs = customised(way, mirrored, tmp_path)
+    with mirrored.one_list_fetched(), context, Batch(jobs, context=context) as batch:
+        plans = list(batch())
+    mirrored.check(plans, tmp_path)
+
+
+@importer(10)
+@CUSTOMISED
+async def test_mirror_delegate_with_asyncio(way: str, mirrored: Mirrored, tmp_path: Path) -> None:
+    """The same on a running loop."""
+    context, jobs = customised(way, mirrored, tmp_path)
+    with mirrored.one_list_fetched():
+        async with context, Batch(jobs, context=context) as batch:
+            plans = [plan async for plan in batch()]
+    mirrored.check(plans, tmp_path)
+
 
 # -- 11. Bounded connections -------------------------------------------------------------------------------------------
 

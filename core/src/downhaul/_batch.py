@@ -81,7 +81,7 @@ class Batch:
         if isinstance(plans, SyncPlans):
             plans.leave()
             try:
-                if not context.is_closed:
+                with context._leaving():
                     context._block(plans.crew.stop, "async with Batch(…) as batch")
             finally:
                 self._tally.leave()
@@ -108,7 +108,7 @@ class Batch:
                 await plans.stop_feeding()
             finally:
                 try:
-                    if not context.is_closed:
+                    with context._leaving():
                         await context._await(plans.crew.stop)
                 finally:
                     self._tally.leave()

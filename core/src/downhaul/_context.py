@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 import weakref
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from ._arguments import check_count, plugins_of, settings_of
@@ -20,7 +20,7 @@ from ._transfer import in_driver, refuse_in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterable, Mapping
     from typing import Unpack
 
     from ._download import Download
@@ -140,25 +140,27 @@ class Context:
     def close(self) -> None:
         """Cancel what runs, wait for its clean-up, close all pools. Not for a context entered with ``async with``.
 
+        Callable from any thread, also where a loop runs, and again: whoever closes it, it is closed when this returns.
         Raises PluginError if a driver cannot be closed; everything else is closed nevertheless.
         """
         with self._lock:
-            thread, shared = self._thread, self._shared
+            thread, shared, call = self._thread, self._shared, None
             if self._loop is not None and thread is None:
                 raise RuntimeError("this context belongs to an event loop; leave its `async with` instead")
-            if thread is not None and running_loop() is thread.loop:
+            if thread is not None and (thread.is_here() or (shared is not None and shared.is_here())):
                 raise RuntimeError("a hook cannot close the context that it runs in: it would wait for itself")
-            if self._closed or thread is None or shared is None:
-                self._closed = True
-                return
+            if not self._closed and thread is not None and shared is not None:
+                call = Call(thread.loop, shared.aclose)
             self._closed = True
-            call = Call(thread.loop, shared.aclose)
         try:
-            call.wait()
+            if call is not None:
+                call.wait()
         finally:
-            self._let_go()
-            thread.end()
-            thread.join()
+            if call is not None and thread is not None:
+                self._let_go()
+                thread.end()
+            if thread is not None:
+                thread.join()
 
     def __enter__(self) -> Self:
         self._refuse_closed()
@@ -196,6 +198,15 @@ class Context:
         with self._lock:
             call = Call(self._work_loop(), make)
         return call.wait()
+
+    @contextmanager
+    def _leaving(self) -> Generator[None]:
+        """Leave something of this context: where that is closed, at whatever moment, it has been left, or is being."""
+        try:
+            yield
+        except RuntimeError:
+            if not self._closed:
+                raise
 
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         """Let *callback* run on the context's loop soon; callable from any thread."""

@@ -95,7 +95,8 @@ class Crew:
             job = self._ready.popleft()
             self._tally.begin(job)
             context = job.download.context or self._context
-            task = self._loop.create_task(job.download._run_in(context, job.begun))
+            work = job.download._run_in(context, job.begun)
+            task = self._loop.create_task(work, context=job.variables)
             self._working[task] = job
             task.add_done_callback(self._finish)
 

@@ -82,9 +82,7 @@ class Download:
 
         Raises RuntimeError where an event loop runs in this thread: there, ``await download.run()``.
         """
-        self._need_writer()
-        context = self.context or default_context()
-        return context._block(lambda: self._work(context), "await download.run()")
+        return self._wait("await download.run()")
 
     async def run(self) -> Result:
         """Download; return the `Result`, or raise a `DownloadError`. Works on any loop."""
@@ -115,6 +113,12 @@ class Download:
         vars(other).update({name: getattr(checked, name) for name in _ARGUMENTS})
         other._expected = checked._expected if "digests" in changes else self._expected
         return other
+
+    def _wait(self, instead: str) -> Result:
+        """Download, and wait for it in this thread; where a loop runs, say what to do *instead*."""
+        self._need_writer()
+        context = self.context or default_context()
+        return context._block(lambda: self._work(context), instead)
 
     async def _run_in(self, context: Context, begun: Callable[[Transfer], None] | None = None) -> Result:
         self._need_writer()
@@ -186,8 +190,11 @@ def download(
 
     *digests* that map an algorithm to hexadecimal digits are validated, those only named are calculated. *options* are
     those of `Download`.
+
+    Raises RuntimeError where an event loop runs in this thread: there, ``await Download(url, FileWriter(path)).run()``.
     """
-    return Download(url, FileWriter(path), digests=digests, **options)()
+    job = Download(url, FileWriter(path), digests=digests, **options)
+    return job._wait("await Download(url, FileWriter(path)).run()")
 
 
 def _digests(digests: Iterable[str] | Mapping[str, str]) -> tuple[tuple[str, ...], tuple[DigestValidation, ...]]:

@@ -31,7 +31,15 @@ class Threads(concurrent.futures.ThreadPoolExecutor):
     """
 
     def __init__(self, number: int | None = None) -> None:
-        super().__init__(number, thread_name_prefix="downhaul")
+        members: set[threading.Thread] = set()
+        super().__init__(
+            number, thread_name_prefix="downhaul", initializer=lambda: members.add(threading.current_thread())
+        )
+        self._members = members
+
+    def is_here(self) -> bool:
+        """Tell whether this thread is one of them."""
+        return threading.current_thread() in self._members
 
     def submit(self, work: Callable[..., _T], /, *args: Any, **options: Any) -> concurrent.futures.Future[_T]:
         """Let a thread do *work*."""
@@ -56,12 +64,20 @@ class LoopThread:
         self._last: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="downhaul", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system, or an interpreter that ends, gives no thread any more
+            self.loop.close()
+            raise
 
     def end(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Let the loop run *last*, then come to its end; returns at once, callable once, from any thread."""
         self._last, self._ended = last, True
         self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def is_here(self) -> bool:
+        """Tell whether this is its thread, or one that its loop waits for when it ends."""
+        return threading.current_thread() is self._thread or self._threads.is_here()
 
     def join(self) -> None:
         """Wait until the loop has ended; not callable in its own thread."""

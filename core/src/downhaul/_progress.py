@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from dataclasses import dataclass
@@ -45,12 +46,12 @@ class Progress:
 
 
 class Job:
-    """A download in the hands of a batch."""
+    """A download in the hands of a batch, with the context variables as they were when it was handed over."""
 
-    __slots__ = ("download", "transfer")
+    __slots__ = ("download", "transfer", "variables")
 
     def __init__(self, download: Download) -> None:
-        self.download = download
+        self.download, self.variables = download, contextvars.copy_context()
         self.transfer: Transfer | None = None
 
     def begun(self, transfer: Transfer) -> None:

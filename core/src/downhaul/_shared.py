@@ -45,6 +45,10 @@ class Shared:
             self._executor = Threads(_THREADS)
         return self._executor
 
+    def is_here(self) -> bool:
+        """Tell whether this thread is one of those that hash and write."""
+        return self._executor is not None and self._executor.is_here()
+
     def hooks(self, plugins: tuple[object, ...]) -> Hooks:
         """Return the hooks of *plugins*, made when they are new: that costs a thousand times more than finding them."""
         return _kept(self._hooks, plugins, lambda: Hooks(plugins))

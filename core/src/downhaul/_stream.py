@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ._errors import StreamBroken, ValidationError
@@ -12,7 +14,7 @@ from ._models import Headers
 from ._pipeline import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Mapping
 
     from ._context import Context
     from ._models import Result
@@ -146,6 +148,7 @@ class Stream:
         self._task: asyncio.Task[Result] | None = None
         self._transfer: Transfer | None = None
         self._pending: bytes | None = None  # a wait that is cancelled may have taken a block: the next one gets it
+        self._taking = threading.Lock()
         self._result: Result | None = None
         self._headers = Headers()
 
@@ -161,40 +164,66 @@ class Stream:
         return self._result
 
     async def __aenter__(self) -> Self:
-        await self._context._await(self._start)
+        fresh = self._task is None
+        try:
+            await self._context._await(self._start)
+        except BaseException:
+            if fresh and self._task is not None and not self._task.done():
+                await self.__aexit__()  # cancelled when it has just been opened: nobody else would leave it
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._context.is_closed:
+        with self._context._leaving():
             await self._context._await(self._stop)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        block = await self._context._await(self._next)
-        self._pending = None
+        with self._turn():
+            block = await self._context._await(self._next)
+            self._pending = None
         if block is None:
             raise StopAsyncIteration
         return block
 
     def __enter__(self) -> Self:
-        self._context._block(self._start, "async with download.stream()")
+        fresh = self._task is None
+        try:
+            self._context._block(self._start, "async with download.stream()")
+        except BaseException:
+            if fresh and self._task is not None and not self._task.done():
+                self.__exit__()  # a Ctrl-C that comes when it has just been opened: nobody else would leave it
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._context.is_closed:
+        with self._context._leaving():
             self._context._block(self._stop, "async with download.stream()")
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> bytes:
-        block = self._context._block(self._next, "async for block in stream")
-        self._pending = None
+        with self._turn():
+            block = self._context._block(self._next, "async for block in stream")
+            self._pending = None
         if block is None:
             raise StopIteration
         return block
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """Take one block; no two may do so at the same time, or both would get it."""
+        if not self._taking.acquire(blocking=False):
+            raise RuntimeError(
+                "two consumers ask one stream for a block at the same time: let one of them hand them on"
+            )
+        try:
+            yield
+        finally:
+            self._taking.release()
 
     async def _start(self) -> None:
         if self._task is not None:
