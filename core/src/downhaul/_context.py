@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 import weakref
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from ._arguments import check_count, plugins_of, settings_of
@@ -20,7 +20,7 @@ from ._transfer import in_driver, refuse_in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
     from typing import Unpack
 
     from ._download import Download
@@ -97,9 +97,13 @@ class Context:
         *ttl* is for how many seconds it is good, or a function of the value that tells (None: for as long as the
         context lives). The factory runs in a task of its own: a waiter that is cancelled does not disturb it, the last
         one to leave cancels it. Its failure reaches all that wait, and is forgotten. Raises PluginError, naming the
-        circle, where factories wait for each other. To be awaited in hooks.
+        circle, where factories wait for each other; and inside of what a driver opened, where a slot is held, unless
+        the value is there already. To be awaited in hooks.
         """
-        return await self._bound().values.once(plugin, key, factory, ttl)
+        values = self._bound().values
+        if not values.has(plugin, key):
+            refuse_in_driver("context.once")
+        return await values.once(plugin, key, factory, ttl)
 
     def forget(self, plugin: object, key: Hashable, stale: object) -> None:
         """Drop the value of *key* if it still is *stale*, so that one expired token is refreshed once."""
@@ -196,6 +200,35 @@ class Context:
         with self._lock:
             call = Call(self._work_loop(), make)
         return call.wait()
+
+    async def _await_end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the end of something on *loop*, where it began, and await it on the running one; see `_block_end`."""
+        if loop is running_loop():
+            await make()
+        elif (call := self._end(loop, make)) is not None:
+            with self._suppressed_if_closed():
+                await call.arrive()
+
+    def _block_end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the end of something on *loop*, where it began, and wait for it.
+
+        Where the context was closed, that was its end; in the child of a fork it is the parent's. Then return at once.
+        """
+        if (call := self._end(loop, make)) is not None:
+            with self._suppressed_if_closed():
+                call.wait()
+
+    def _end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> Call[None] | None:
+        with self._lock:
+            return Call(loop, make) if loop is self._loop and not self._closed else None
+
+    @contextmanager
+    def _suppressed_if_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:
+            if not self._closed:
+                raise
 
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         """Let *callback* run on the context's loop soon; callable from any thread."""

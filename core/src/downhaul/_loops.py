@@ -6,8 +6,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._cancelling import cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -21,6 +25,21 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def when_dropped(owner: object, loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+    """Let *work* run on *loop* soon when *owner* is dropped; not in the child of a fork, for the loop is the parent's.
+
+    *work* must not hold on to *owner*. It takes no lock, since objects may be dropped at any point of a program.
+    """
+    process = os.getpid()
+
+    def drop() -> None:
+        if os.getpid() == process:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it what was to be done
+                loop.call_soon_threadsafe(work)
+
+    weakref.finalize(owner, drop).atexit = False  # contexts are closed then
 
 
 class Threads(concurrent.futures.ThreadPoolExecutor):
@@ -86,8 +105,7 @@ class LoopThread:
                 await self._last()
         finally:
             while tasks := await self._remaining():
-                for task in tasks:
-                    task.cancel()
+                cancel(tasks)
                 await asyncio.wait(tasks)
             await self.loop.shutdown_asyncgens()
 
@@ -187,4 +205,4 @@ class Call(Generic[_T]):
     def _cancel(self) -> None:
         self._cancelled = True
         if self._task is not None:
-            self._task.cancel()
+            cancel((self._task,))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ._cancelling import cancel
 from ._errors import StreamBroken, ValidationError
+from ._loops import when_dropped
 from ._models import Headers
 from ._pipeline import finished
 
@@ -143,6 +146,7 @@ class Stream:
     def __init__(self, context: Context, begin: _Begin, hold_back: int) -> None:
         self._context, self._begin, self._hold_back = context, begin, hold_back
         self._channel: Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Result] | None = None
         self._transfer: Transfer | None = None
         self._pending: bytes | None = None  # a wait that is cancelled may have taken a block: the next one gets it
@@ -165,8 +169,8 @@ class Stream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._context.is_closed:
-            await self._context._await(self._stop)
+        if self._loop is not None:
+            await self._context._await_end(self._loop, self._stop)
 
     def __aiter__(self) -> Self:
         return self
@@ -183,8 +187,8 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._context.is_closed:
-            self._context._block(self._stop, "async with download.stream()")
+        if self._loop is not None:
+            self._context._block_end(self._loop, self._stop)
 
     def __iter__(self) -> Self:
         return self
@@ -199,9 +203,12 @@ class Stream:
     async def _start(self) -> None:
         if self._task is not None:
             raise RuntimeError("this stream was entered already; make another one")
-        self._channel = Channel(self._hold_back, self._commit)
+        commit = weakref.WeakMethod(self._commit)  # what is under way must not keep a stream that nobody has any more
+        self._channel = Channel(self._hold_back, lambda: (commit() or _nobody)())
         self._transfer, work = self._begin(self._channel)
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(work)
+        when_dropped(self, self._loop, self._task.cancel)
         self._task.add_done_callback(self._channel.end)
         try:
             await self._next()
@@ -217,6 +224,8 @@ class Stream:
     async def _next(self) -> bytes | None:
         if self._channel is None or self._task is None:
             raise RuntimeError("enter the stream first: async with download.stream() as stream")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this stream was entered before a fork, its bytes go to the parent; open another one")
         if self._pending is None:
             self._pending = await self._channel.take()
         if self._pending is None:
@@ -230,11 +239,15 @@ class Stream:
             return
         cancelled = None
         if not self._task.done():
-            self._task.cancel()
+            cancel((self._task,))
             cancelled = await finished(self._task)
         self._task.cancelled() or self._task.exception()
         if cancelled is not None:
             raise cancelled
+
+
+def _nobody() -> None:
+    """Stand in for a stream that was dropped."""
 
 
 def end_to_end(headers: Headers) -> Headers:
