@@ -27,19 +27,26 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def when_dropped(owner: object, loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
-    """Let *work* run on *loop* soon when *owner* is dropped; not in the child of a fork, for the loop is the parent's.
+def soon(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+    """Let *work* run on *loop* soon, unless that is closed; callable from any thread."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(work)
 
-    *work* must not hold on to *owner*. It takes no lock, since objects may be dropped at any point of a program.
+
+def when_dropped(owner: object, work: Callable[[], object]) -> weakref.finalize[..., Any]:
+    """Call *work* when *owner* is dropped; not in the child of a fork, for what is under way is the parent's.
+
+    *work* must not hold on to *owner*, nor take a lock: objects may be dropped at any point of a program.
     """
     process = os.getpid()
 
     def drop() -> None:
         if os.getpid() == process:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it what was to be done
-                loop.call_soon_threadsafe(work)
+            work()
 
-    weakref.finalize(owner, drop).atexit = False  # contexts are closed then
+    finalizer = weakref.finalize(owner, drop)
+    finalizer.atexit = False  # contexts are closed then
+    return finalizer
 
 
 class Threads(concurrent.futures.ThreadPoolExecutor):
@@ -199,8 +206,7 @@ class Call(Generic[_T]):
             self._task, self._outcome = None, concurrent.futures.Future()
 
     def _cancel_soon(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended, and its loop too
-            self._loop.call_soon_threadsafe(self._cancel)
+        soon(self._loop, self._cancel)
 
     def _cancel(self) -> None:
         self._cancelled = True

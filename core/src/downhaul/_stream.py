@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import weakref
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ._cancelling import cancel
 from ._errors import StreamBroken, ValidationError
-from ._loops import when_dropped
+from ._loops import soon, when_dropped
 from ._models import Headers
 from ._pipeline import finished
 
@@ -208,7 +209,7 @@ class Stream:
         self._transfer, work = self._begin(self._channel)
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(work)
-        when_dropped(self, self._loop, self._task.cancel)
+        when_dropped(self, partial(soon, self._loop, self._task.cancel))
         self._task.add_done_callback(self._channel.end)
         try:
             await self._next()
