@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 from ._arguments import check_count, plugins_of, settings_of
 from ._drivers import DriverBook
 from ._errors import DownloadError
-from ._loops import Call, LoopThread, running_loop
+from ._loops import Call, CleanUp, LoopThread, running_loop
 from ._models import Payload, Redirected
 from ._shared import Shared
 from ._transfer import in_driver, refuse_in_driver
@@ -218,9 +218,9 @@ class Context:
             with self._suppressed_if_closed():
                 call.wait()
 
-    def _end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> Call[None] | None:
+    def _end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> CleanUp | None:
         with self._lock:
-            return Call(loop, make) if loop is self._loop and not self._closed else None
+            return CleanUp(loop, make) if loop is self._loop and not self._closed else None
 
     @contextmanager
     def _suppressed_if_closed(self) -> Iterator[None]:

@@ -212,3 +212,10 @@ class Call(Generic[_T]):
         self._cancelled = True
         if self._task is not None:
             cancel((self._task,))
+
+
+class CleanUp(Call[None]):
+    """A call that frees something: however often who waits for it is cancelled, it runs to its end."""
+
+    def _cancel_soon(self) -> None:
+        """Let it run; the cancellation is raised when it is done."""

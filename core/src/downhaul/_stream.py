@@ -166,7 +166,12 @@ class Stream:
         return self._result
 
     async def __aenter__(self) -> Self:
-        await self._context._await(self._start)
+        self._refuse_twice()
+        try:
+            await self._context._await(self._start)
+        except BaseException:
+            await self.__aexit__()  # it may have begun, in another loop, when this wait for it was cancelled
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -184,7 +189,12 @@ class Stream:
         return block
 
     def __enter__(self) -> Self:
-        self._context._block(self._start, "async with download.stream()")
+        self._refuse_twice()
+        try:
+            self._context._block(self._start, "async with download.stream()")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -201,9 +211,11 @@ class Stream:
             raise StopIteration
         return block
 
-    async def _start(self) -> None:
+    def _refuse_twice(self) -> None:
         if self._task is not None:
             raise RuntimeError("this stream was entered already; make another one")
+
+    async def _start(self) -> None:
         commit = weakref.WeakMethod(self._commit)  # what is under way must not keep a stream that nobody has any more
         self._channel = Channel(self._hold_back, lambda: (commit() or _nobody)())
         self._transfer, work = self._begin(self._channel)
