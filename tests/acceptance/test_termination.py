@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import gc
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -72,14 +73,15 @@ def by_exception(world: Farm, target: Path, watch: Watch, context: Context, k: i
 
 
 def by_interrupt(world: Farm, target: Path, watch: Watch, context: Context, k: int) -> None:
-    """Get a KeyboardInterrupt, between two items or while waiting for the next."""
+    """Get a KeyboardInterrupt, between two items or, by a real signal, while waiting for the next."""
     timers = []
 
     def each(number: int) -> bool:
         if number == k and k % 2:
             _thread.interrupt_main()
         elif number == k:
-            timers.append(threading.Timer(0.001 * (k % 7), _thread.interrupt_main))
+            main = threading.main_thread().ident
+            timers.append(threading.Timer(0.001 * (k % 7), signal.pthread_kill, (main, signal.SIGINT)))
             timers[0].start()
         return False
 

@@ -6,6 +6,9 @@ import asyncio
 import gc
 import hashlib
 import random
+import signal
+import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -281,3 +284,94 @@ def test_cancelled_at_many_steps(way: Any, how: Any, world: World) -> None:
 def test_cancelled_at_every_step(way: Any, how: Any, bound: bool, world: World) -> None:
     """The same at every step, also where the context has a loop of its own."""
     _cancelled_at(world, way, how, bound, stride=1)
+
+
+# --- Ctrl-C at a step of the context's loop ---------------------------------------------------------------------
+
+
+def sync_batch(world: World, context: Context, watch: Watch, run: int) -> None:
+    """Run the errands as a batch, from a generator."""
+    with Batch(watch.closing(world.errands(run)), concurrency=4, backlog=6, context=context) as batch:
+        for plan in batch():
+            plan.result()
+
+
+def sync_calls(world: World, context: Context, watch: Watch, run: int) -> None:
+    """Call one errand after the other."""
+    for download in world.errands(run):
+        download.context = context
+        download()
+
+
+def sync_streams(world: World, context: Context, watch: Watch, run: int) -> None:
+    """Stream one errand after the other, teeing to its file."""
+    for download in world.errands(run):
+        download.context = context
+        with download.stream(hold_back=4096) as stream:
+            for _ in stream:
+                pass
+
+
+def _interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def _interrupted_at(world: World, way: Any, again: bool, stride: int) -> None:
+    finished = interrupted = published = 0
+    n = 1
+    watch = Watch(world.target, servers={"http": world.http.port, "ftp": world.ftp.port})
+    loop = SteppingLoop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", lambda: loop)
+        context = watch.using(world.context())
+        Download(world.http.url("/file"), BufferWriter(), context=context)()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with context:
+            while finished < 2:
+                ended = False
+                try:
+                    plan = {n: _interrupt, **({n + 1 + n % 4: _interrupt} if again else {})}
+                    loop.call_soon_threadsafe(loop.begin, plan)
+                    way(world, context, watch, n)
+                    loop.begin({})
+                    time.sleep(0.001)  # a signal on its way arrives
+                except KeyboardInterrupt:
+                    ended = True
+                    loop.begin({})
+                gc.collect()
+                watch.check_work()
+                interrupted += ended
+                finished += not ended
+                published += world.check_published()
+                watch.forget()
+                assert Download(world.ftp.url("small"), BufferWriter(), context=context)().size == len(SMALL)
+                n += stride
+    finally:
+        signal.signal(signal.SIGINT, before)
+    watch.check()
+    assert loop.complaints == []
+    assert interrupted > 30 // stride, "it was interrupted in the midst of things, often"
+    assert published
+
+
+SYNC_WAYS = [sync_batch, sync_calls, sync_streams]
+AGAIN = pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+
+
+@importer(12)
+@AGAIN
+@pytest.mark.parametrize("way", SYNC_WAYS)
+def test_interrupted_at_many_steps(way: Any, again: bool, world: World) -> None:
+    """Ctrl-C at some of the steps of the context's loop: nothing is left, and the context works on."""
+    _interrupted_at(world, way, again, stride=2 * STRIDE if way is sync_batch else 4 * STRIDE)
+
+
+@pytest.mark.large
+@importer(12)
+@pytest.mark.timeout(600)
+@AGAIN
+@pytest.mark.parametrize("way", SYNC_WAYS)
+def test_interrupted_at_every_step(way: Any, again: bool, world: World) -> None:
+    """The same at every step."""
+    _interrupted_at(world, way, again, stride=1)

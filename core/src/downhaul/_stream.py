@@ -221,7 +221,7 @@ class Stream:
         self._transfer, work = self._begin(self._channel)
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(work)
-        when_dropped(self, partial(soon, self._loop, self._task.cancel))
+        self._dropped = when_dropped(self, partial(soon, self._loop, self._task.cancel))
         self._task.add_done_callback(self._channel.end)
         try:
             await self._next()
@@ -250,6 +250,7 @@ class Stream:
     async def _stop(self) -> None:
         if self._task is None:
             return
+        self._dropped.detach()
         cancelled = None
         if not self._task.done():
             cancel((self._task,))
