@@ -68,6 +68,10 @@ class Watch:
         """Fail if anything is left, up to two seconds from now; contexts must be closed."""
         self._wait(self._everything)
 
+    def check_servers(self) -> None:
+        """Fail if a server still sees a connection, two seconds from now."""
+        self._wait(lambda: [f"{count} connections at {name}" for name, count in self._seen().items() if count])
+
     async def acheck_work(self) -> None:
         """Do the same as `check_work` on a running loop."""
         await self._await(self._work)
