@@ -36,11 +36,15 @@ class Watch:
     """
 
     def __init__(self, *directories: Path, servers: Mapping[str, int] | None = None) -> None:
-        gc.collect()
         self._directories, self._servers = directories, dict(servers or {})
         self._contexts: list[Context] = []
         self._sources: list[Any] = []
         self._settle()
+        self.begin()
+
+    def begin(self) -> None:
+        """Take what there is now for what was there before: the loop of a test, say."""
+        gc.collect()
         self._threads = set(threading.enumerate())
         self._descriptors = _descriptors()
         self._tasks = self._all_tasks()
@@ -133,7 +137,7 @@ def _looks(look: Callable[[], list[str]]) -> Iterator[None]:
 
 def _is_closed(source: Any) -> bool:
     if inspect.isasyncgen(source):
-        return source.ag_frame is None or source.ag_frame.f_lasti < 0 or _unstarted(source)
+        return source.ag_frame is None or _unstarted(source)
     return source.gi_frame is None or inspect.getgeneratorstate(source) == inspect.GEN_CREATED
 
 
