@@ -1,4 +1,4 @@
-"""A process that ends in the midst of a batch: Ctrl-C, the end of the program, sys.exit, SIGTERM, a loop left open."""
+"""A process that ends in the midst of a batch: Ctrl-C, the end of the program, sys.exit, SIGTERM."""
 
 from __future__ import annotations
 
@@ -188,22 +188,6 @@ def test_the_program_ends(program: str, k: int, world: Farm, tmp_path: Path) -> 
 def test_the_program_ends_with_asyncio(program: str, k: int, world: Farm, tmp_path: Path) -> None:
     """The same with asyncio."""
     assert _run(ASYNCIO_ENDS[program], k, world, tmp_path) == (0, "")
-
-
-@importer(12, "asyncio")
-def test_a_loop_that_is_closed_under_its_context(world: Farm, tmp_path: Path) -> None:
-    """A loop that is closed with its context and a batch open: the process ends, though asyncio complains."""
-    program = """
-loop = asyncio.new_event_loop()
-async def main():
-    context = await Context().__aenter__()
-    await many_async(context, lambda number: at(number) and loop.stop())
-task = loop.create_task(main())
-loop.run_forever()
-loop.close()
-"""
-    code, complaints = _run(program, 5, world, tmp_path)
-    assert code == 0, complaints
 
 
 @importer(12)
