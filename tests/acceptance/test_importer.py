@@ -7,9 +7,12 @@ files beside this one, under the same marks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import itertools
 import os
 import re
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,6 +26,7 @@ import trustme
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from tests.acceptance.files import counted_files
+from tests.acceptance.leaks import Watch
 from tests.acceptance.mirror_delegate import MirrorDelegate, MirroredDownload
 from tests.acceptance.mirrors import mirrored_files
 from tests.acceptance.remotes import BODY, Authority, site
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
     from tests.acceptance.mirrors import Mirrored
 
     from downhaul import Plan, Request, Result
+
 
 # -- 1. Single files, with every common setting ------------------------------------------------------------------------
 
@@ -579,6 +584,82 @@ async def test_mirror_delegate_with_asyncio(way: str, mirrored: Mirrored, tmp_pa
 # -- 11. Bounded connections -------------------------------------------------------------------------------------------
 
 # -- 12. Termination at any point --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def endless(tmp_path) -> Iterator[tuple[Iterator[Download], Watch, str]]:
+    """Endless jobs of 200,000 bytes from a generator, what sees all that they leave behind, and the file's URL."""
+    root, target = tmp_path / "root", tmp_path / "target"
+    for directory in (root, target):
+        directory.mkdir()
+    (root / "file").write_bytes(bytes(200_000))
+    with nginx(root) as server:
+        watch = Watch(target, servers={"nginx": server.port})
+        yield watch.closing(_endless(server.url("/file"), target)), watch, server.url("/file")
+
+
+def _endless(url: str, target: Path) -> Iterator[Download]:
+    for number in itertools.count():
+        yield Download(url, FileWriter(target / str(number)))
+
+
+class Enough(Exception):
+    """Raised in the body of a loop."""
+
+
+def _leave(plan: Plan, by: str) -> bool:
+    """Raise what ends the loop, or tell it to break."""
+    plan.result()
+    if by == "exception":
+        raise Enough
+    if by == "Ctrl-C":
+        signal.default_int_handler(signal.SIGINT, None)
+    return by == "break"
+
+
+@importer(12)
+@pytest.mark.parametrize("by", ["break", "exception", "Ctrl-C", "del"])
+def test_a_batch_that_is_left_leaves_nothing(by: str, endless) -> None:
+    """However a loop ends, no task, slot or temporary file is left, the generator is closed, the context works on."""
+    jobs, watch, url = endless
+    with watch.using(Context()) as context:
+        if by == "del":
+            batch = Batch(jobs, context=context).__enter__()
+            next(batch()).result()
+            del batch
+        else:
+            with contextlib.suppress(Enough, KeyboardInterrupt), Batch(jobs, context=context) as batch:
+                for plan in batch():
+                    if _leave(plan, by):
+                        break
+        watch.check_work()
+        assert Download(url, BufferWriter(), context=context)().size == 200_000
+    watch.check()  # nor a thread, a socket, a connection at the server
+
+
+@importer(12)
+@pytest.mark.parametrize("by", ["break", "exception", "cancelled", "timeout"])
+async def test_an_async_batch_that_is_left_leaves_nothing(by: str, endless) -> None:
+    """However a task ends, no task, slot, socket or temporary file is left, and the generator is closed."""
+    jobs, watch, _ = endless
+    watch.begin()  # the loop that this test runs on is there already
+
+    async def consume() -> None:
+        async with watch.using(Context()) as context, Batch(jobs, context=context) as batch:
+            async for plan in batch():
+                if _leave(plan, by):
+                    break
+                if by == "cancelled":
+                    task.cancel()
+                if by == "timeout":
+                    limit.reschedule(0)
+
+    task = asyncio.create_task(consume())
+    with contextlib.suppress(Enough, asyncio.CancelledError, TimeoutError):
+        async with asyncio.timeout(None) as limit:
+            await task
+    await watch.acheck()
+
 
 # -- 13. Any protocol --------------------------------------------------------------------------------------------------
 

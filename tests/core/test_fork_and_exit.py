@@ -370,3 +370,47 @@ print(good.size, type(bad).__name__, bad.url, type(bad.history[-1].error).__name
 """,
     )
     assert out == "300000 NotFound mem://home/gone NotFound\n"
+
+
+@needs_fork
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)", "gc.collect(); sys.exit(0)"])
+@pytest.mark.parametrize("kind", ["batch", "stream"])
+def test_fork_inside_of_a_batch_or_a_stream(run: Callable[..., str], tmp_path: Path, kind: str, end: str) -> None:
+    """The child of a bare fork leaves what was entered before it at once, and the parent's things to the parent."""
+    run(
+        f"""
+context = default()
+def jobs():
+    for number in range(6):
+        yield Download(URL if number % 2 else "mem://home/hangs", FileWriter(target / str(number)))
+def parts(): return sorted(path.name for path in target.iterdir() if path.name.endswith(".part"))
+signal.alarm(20)
+if {kind == "batch"}:
+    entered = Batch(jobs(), concurrency=6)
+else:
+    entered = Download("mem://home/hangs", FileWriter(target / "0")).stream(hold_back=1024)
+before = []
+with entered as entered:
+    take = iter(entered()) if {kind == "batch"} else entered
+    next(take)
+    assert driver.begun.wait(10)
+    while len(parts()) != (3 if {kind == "batch"} else 1): time.sleep(0.001)
+    before = parts()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        try: next(take)
+        except RuntimeError as error: assert "before a fork" in str(error)
+        else: assert False
+    else:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert parts() == before, "the child left them alone"
+        assert context.connections_in_use == len(before)
+del entered, take
+if not child:
+    assert Download(URL, BufferWriter())().size == len(DATA)
+    {end}
+assert parts() == []
+""",
+    )
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]

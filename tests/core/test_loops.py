@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from downhaul._loops import Call, LoopThread, running_loop
+from downhaul._loops import Call, CleanUp, LoopThread, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,6 +159,27 @@ async def test_cancelling_before_it_began(thread: LoopThread) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ran == []
+
+
+async def test_a_clean_up_is_not_cancelled(thread: LoopThread) -> None:
+    """What frees something runs to its end, also if who waits for it is cancelled before it began, and again."""
+    hold, log = threading.Event(), []
+    thread.loop.call_soon_threadsafe(hold.wait, 10)
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        log.append("cleaned up")
+
+    task = asyncio.create_task(CleanUp(thread.loop, work).arrive())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    hold.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == ["cleaned up"]
 
 
 async def test_timeout_over_a_bridge(thread: LoopThread) -> None:

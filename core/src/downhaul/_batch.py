@@ -81,8 +81,7 @@ class Batch:
         if isinstance(plans, SyncPlans):
             plans.leave()
             try:
-                with context._leaving():
-                    context._block(plans.crew.stop, "async with Batch(…) as batch")
+                context._block_end(plans.crew.loop, plans.crew.stop)
             finally:
                 self._tally.leave()
                 plans.close()
@@ -93,8 +92,10 @@ class Batch:
         here = asyncio.get_running_loop()
 
         def deliver(plan: Plan) -> None:
-            if not here.is_closed():
+            try:
                 here.call_soon_threadsafe(inbox.put_nowait, plan)
+            except RuntimeError:  # the loop that consumes is closed: nobody will leave the batch
+                crew.disband()
 
         crew = await context._await(lambda: self._crew(deliver))
         self._plans = AsyncPlans(self._downloads, self._backlog, crew, self._tally, inbox)
@@ -108,8 +109,7 @@ class Batch:
                 await plans.stop_feeding()
             finally:
                 try:
-                    with context._leaving():
-                        await context._await(plans.crew.stop)
+                    await context._await_end(plans.crew.loop, plans.crew.stop)
                 finally:
                     self._tally.leave()
                     await plans.aclose()

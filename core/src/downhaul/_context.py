@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 from ._arguments import check_count, plugins_of, settings_of
 from ._drivers import DriverBook
 from ._errors import DownloadError
-from ._loops import Call, LoopThread, running_loop
+from ._loops import Call, CleanUp, LoopThread, running_loop
 from ._models import Payload, Redirected
 from ._shared import Shared
 from ._transfer import in_driver, refuse_in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Hashable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
     from typing import Unpack
 
     from ._download import Download
@@ -97,9 +97,13 @@ class Context:
         *ttl* is for how many seconds it is good, or a function of the value that tells (None: for as long as the
         context lives). The factory runs in a task of its own: a waiter that is cancelled does not disturb it, the last
         one to leave cancels it. Its failure reaches all that wait, and is forgotten. Raises PluginError, naming the
-        circle, where factories wait for each other. To be awaited in hooks.
+        circle, where factories wait for each other; and inside of what a driver opened, where a slot is held, unless
+        the value is there already. To be awaited in hooks.
         """
-        return await self._bound().values.once(plugin, key, factory, ttl)
+        values = self._bound().values
+        if not values.has(plugin, key):
+            refuse_in_driver("context.once")
+        return await values.once(plugin, key, factory, ttl)
 
     def forget(self, plugin: object, key: Hashable, stale: object) -> None:
         """Drop the value of *key* if it still is *stale*, so that one expired token is refreshed once."""
@@ -199,9 +203,29 @@ class Context:
             call = Call(self._work_loop(), make)
         return call.wait()
 
+    async def _await_end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the end of something on *loop*, where it began, and await it on the running one; see `_block_end`."""
+        if loop is running_loop():
+            await make()
+        elif (call := self._end(loop, make)) is not None:
+            with self._suppressed_if_closed():
+                await call.arrive()
+
+    def _block_end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run the end of something on *loop*, where it began, and wait for it.
+
+        Where the context was closed, that was its end; in the child of a fork it is the parent's. Then return at once.
+        """
+        if (call := self._end(loop, make)) is not None:
+            with self._suppressed_if_closed():
+                call.wait()
+
+    def _end(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> CleanUp | None:
+        with self._lock:
+            return CleanUp(loop, make) if loop is self._loop and not self._closed else None
+
     @contextmanager
-    def _leaving(self) -> Generator[None]:
-        """Leave something of this context: where that is closed, at whatever moment, it has been left, or is being."""
+    def _suppressed_if_closed(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+from ._cancelling import cancel
 from ._errors import DownloadError
 from ._pipeline import finished
 
@@ -58,11 +60,17 @@ class Crew:
     ) -> None:
         self._context, self._concurrency, self._deliver = context, concurrency, deliver
         self._tally, self._byte_budget = tally, byte_budget
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._ready: deque[Job] = deque()
         self._working: dict[asyncio.Task[Result], Job] = {}
         self._unconsumed = 0  # bytes of finished jobs whose plans nobody has taken yet
         self._stopped = False
+        self._process = os.getpid()
+
+    def refuse_in_child(self) -> None:
+        """Raise RuntimeError in the child of a fork: what was under way is the parent's, and nothing would come."""
+        if os.getpid() != self._process:
+            raise RuntimeError("this batch was entered before a fork, its plans go to the parent; make another batch")
 
     def submit(self, job: Job) -> None:
         """Start *job* as soon as there is room; callable from any thread."""
@@ -74,12 +82,15 @@ class Crew:
             with contextlib.suppress(RuntimeError):  # the context was closed: nothing more will begin
                 self._context._call_soon(self._release, _size(plan))
 
-    async def stop(self) -> None:
-        """Cancel everything, and wait for the clean-up."""
+    def disband(self) -> None:
+        """Cancel everything."""
         self._stopped = True
         self._ready.clear()
-        for task in self._working:
-            task.cancel()
+        cancel(self._working)
+
+    async def stop(self) -> None:
+        """Cancel everything, and wait for the clean-up."""
+        self.disband()
         await all_finished(self._working)
 
     def _add(self, job: Job) -> None:
@@ -96,7 +107,7 @@ class Crew:
             self._tally.begin(job)
             context = job.download.context or self._context
             work = job.download._run_in(context, job.begun)
-            task = self._loop.create_task(work, context=job.variables)
+            task = self.loop.create_task(work, context=job.variables)
             self._working[task] = job
             task.add_done_callback(self._finish)
 

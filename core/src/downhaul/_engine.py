@@ -28,7 +28,7 @@ from ._errors import (
 )
 from ._kept import Kept
 from ._models import Attempt, Payload, Request, Result, check_aim
-from ._registry import is_cancelled
+from ._registry import cancellations, is_cancelled
 from ._settings import User
 from ._urls import check_url, scheme_of, show, split_userinfo
 
@@ -233,8 +233,11 @@ class Engine:
         """Enter the answer, receive its bytes, leave it; a slot is held meanwhile."""
         transfer, received = self._transfer, None
         failure: PluginError
+        before = cancellations()
         try:
             async with self._hooks.fetch(transfer) as payload:
+                if cancellations() > before:
+                    raise asyncio.CancelledError
                 if not isinstance(payload, Payload):
                     raise PluginError(f"{self._hooks.suspects('fetch')} opened {payload!r}, which is no Payload")
                 transfer.payload = payload
@@ -244,6 +247,8 @@ class Engine:
                 elif request.unless is None:
                     raise ProtocolError(f"{show(request.url)} says not modified, though nobody asked")
                 received = payload
+            if cancellations() > before:
+                raise asyncio.CancelledError  # it came meanwhile, and the answer kept it to itself
             if received is None:
                 raise PluginError(f"what {self._hooks.suspects('fetch')} answered with swallowed an exception")
             return received

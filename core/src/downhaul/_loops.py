@@ -6,8 +6,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._cancelling import cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -21,6 +25,28 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def soon(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+    """Let *work* run on *loop* soon, unless that is closed; callable from any thread."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(work)
+
+
+def when_dropped(owner: object, work: Callable[[], object]) -> weakref.finalize[..., Any]:
+    """Call *work* when *owner* is dropped; not in the child of a fork, for what is under way is the parent's.
+
+    *work* must not hold on to *owner*, nor take a lock: objects may be dropped at any point of a program.
+    """
+    process = os.getpid()
+
+    def drop() -> None:
+        if os.getpid() == process:
+            work()
+
+    finalizer = weakref.finalize(owner, drop)
+    finalizer.atexit = False  # contexts are closed then
+    return finalizer
 
 
 class Threads(concurrent.futures.ThreadPoolExecutor):
@@ -102,8 +128,7 @@ class LoopThread:
                 await self._last()
         finally:
             while tasks := await self._remaining():
-                for task in tasks:
-                    task.cancel()
+                cancel(tasks)
                 await asyncio.wait(tasks)
             await self.loop.shutdown_asyncgens()
 
@@ -197,10 +222,16 @@ class Call(Generic[_T]):
             self._task, self._outcome = None, concurrent.futures.Future()
 
     def _cancel_soon(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended, and its loop too
-            self._loop.call_soon_threadsafe(self._cancel)
+        soon(self._loop, self._cancel)
 
     def _cancel(self) -> None:
         self._cancelled = True
         if self._task is not None:
-            self._task.cancel()
+            cancel((self._task,))
+
+
+class CleanUp(Call[None]):
+    """A call that frees something: however often who waits for it is cancelled, it runs to its end."""
+
+    def _cancel_soon(self) -> None:
+        """Let it run; the cancellation is raised when it is done."""

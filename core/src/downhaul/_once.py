@@ -37,6 +37,11 @@ class SharedValues:
         self._flights: dict[_Key, _Flight] = {}
         self._waits_for: dict[_Key, list[_Key]] = {}
 
+    def has(self, plugin: object, key: Hashable) -> bool:
+        """Tell whether the value of *key* is there, and still good."""
+        known = self._values.get((plugin, key))
+        return known is not None and (known[1] is None or known[1] > time.monotonic())
+
     async def once(
         self,
         plugin: object,
@@ -46,11 +51,9 @@ class SharedValues:
     ) -> _T:
         """Return the value of *key*, made by *factory* in a task of its own where there is none yet."""
         full = (plugin, key)
-        if (known := self._values.get(full)) is not None:
-            value, until = known
-            if until is None or until > time.monotonic():
-                self._values.move_to_end(full)
-                return value  # type: ignore[no-any-return]
+        if self.has(plugin, key):
+            self._values.move_to_end(full)
+            return self._values[full][0]  # type: ignore[no-any-return]
         me = _making.get()
         if me is not None:
             self._refuse_circle(me, full)

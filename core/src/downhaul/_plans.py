@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from ._crew import all_finished
 from ._download import Download
+from ._loops import soon, when_dropped
 from ._progress import Job
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class SyncPlans(Plans):
         self._exhausted = False
         self._failure: Exception | None = None
         self._turn = threading.Lock()
+        self._dropped = when_dropped(self, partial(_drop, crew, self._source))
 
     def __iter__(self) -> Self:
         return self
@@ -95,12 +98,12 @@ class SyncPlans(Plans):
 
     def close(self) -> None:
         """Close the iterable."""
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
+        self._dropped.detach()
+        _close(self._source)
 
     def _next(self) -> Plan:
         self._refuse_left("with")
+        self.crew.refuse_in_child()
         self._pull()
         while self._inbox.empty() and self._pull():
             pass
@@ -156,12 +159,13 @@ class AsyncPlans(Plans):
         super().__init__(crew, tally)
         self._inbox = inbox
         self._source: Any = aiter(downloads) if isinstance(downloads, AsyncIterable) else iter(downloads)
-        self._room = asyncio.Semaphore(backlog)
+        self._backlog = backlog
         self._outstanding = 0  # pulled, not yet consumed
         self._exhausted = False
         self._failure: BaseException | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._taken = False
+        self._dropped = when_dropped(self, partial(_adrop, crew, self._source, asyncio.get_running_loop()))
 
     def __aiter__(self) -> Self:
         return self
@@ -183,15 +187,12 @@ class AsyncPlans(Plans):
 
     async def aclose(self) -> None:
         """Close the iterable."""
-        if hasattr(self._source, "aclose"):
-            await self._source.aclose()
-        elif hasattr(self._source, "close"):
-            self._source.close()
+        self._dropped.detach()
+        await _aclose(self._source)
 
     async def _next_plan(self) -> Plan:
         self._refuse_left("async with")
-        if self._feeder is None:
-            self._feeder = asyncio.create_task(self._feed())
+        self._keep_feeding()
         plan = None
         while plan is None:
             if self._exhausted and not self._outstanding:
@@ -200,17 +201,24 @@ class AsyncPlans(Plans):
             plan = await self._inbox.get()  # None: the feeder has come to the end, or the batch was left
             self._refuse_left("async with")
         self._outstanding -= 1
-        self._room.release()
         self._consumed(plan)
+        self._keep_feeding()
         return plan
 
+    def _keep_feeding(self) -> None:
+        """Let a task pull jobs while there is room for more; one that waited for room would keep what was dropped."""
+        over = self._left or self._exhausted or self._outstanding >= self._backlog
+        if not over and (self._feeder is None or self._feeder.done()):
+            self._feeder = asyncio.create_task(self._feed())
+
     async def _feed(self) -> None:
+        ended = True
         try:
-            while True:
-                await self._room.acquire()
+            while self._outstanding < self._backlog:
                 self._submit(await self._next_item())
                 self._outstanding += 1
                 await asyncio.sleep(0)
+            ended = False
         except StopAsyncIteration:
             pass
         except asyncio.CancelledError as reason:
@@ -218,10 +226,11 @@ class AsyncPlans(Plans):
         except Exception as error:
             self._failure = error  # raised when all that was pulled has been consumed
         finally:
-            self._exhausted = True
-            if not self._left:
-                self._tally.exhaust()
-            self._wake()
+            if ended:
+                self._exhausted = True
+                if not self._left:
+                    self._tally.exhaust()
+                self._wake()
 
     def _wake(self) -> None:
         self._inbox.put_nowait(None)
@@ -233,6 +242,30 @@ class AsyncPlans(Plans):
         if item is _END:
             raise StopAsyncIteration  # a StopIteration cannot leave a coroutine
         return item
+
+
+def _close(source: Any) -> None:
+    if hasattr(source, "close"):
+        source.close()
+
+
+async def _aclose(source: Any) -> None:
+    if hasattr(source, "aclose"):
+        await source.aclose()
+    else:
+        _close(source)
+
+
+def _drop(crew: Crew, source: object) -> None:
+    """End a batch whose plans were dropped: nobody will leave it."""
+    soon(crew.loop, crew.disband)
+    _close(source)
+
+
+def _adrop(crew: Crew, source: object, here: asyncio.AbstractEventLoop) -> None:
+    """Do the same for a batch of the loop *here*."""
+    soon(crew.loop, crew.disband)
+    soon(here, lambda: here.create_task(_aclose(source)))
 
 
 def _several_consumers(who: str) -> RuntimeError:

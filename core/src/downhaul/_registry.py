@@ -209,8 +209,12 @@ class Hooks:
 
     async def _await(self, impl: pluggy.HookImpl, arguments: dict[str, object]) -> object:
         failure: PluginError
+        before = cancellations()
         try:
-            return await _call(impl, arguments)
+            answer = await _call(impl, arguments)
+            if cancellations() > before:
+                raise asyncio.CancelledError  # it came meanwhile, and the hook kept it to itself
+            return answer
         except DownloadError:
             raise
         except asyncio.CancelledError as reason:
@@ -253,8 +257,13 @@ class Hooks:
 
 def is_cancelled() -> bool:
     """Tell whether somebody has cancelled the task that runs; if not, a CancelledError is a plugin's own doing."""
+    return asyncio.current_task() is None or cancellations() > 0
+
+
+def cancellations() -> int:
+    """Return how often the task that runs was cancelled, less what was taken back: a plugin may catch and forget it."""
     task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+    return 0 if task is None else task.cancelling()
 
 
 def plugin_error(where: str, reason: BaseException) -> PluginError:

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ._cancelling import cancel
 from ._governor import Governor
 from ._lifetimes import Lifetimes
 from ._loops import Threads
@@ -76,8 +77,7 @@ class Shared:
         """Cancel what runs, then close everything, the youngest first."""
         self._closed = True
         running = self.running - {asyncio.current_task()}
-        for task in running:
-            task.cancel()
+        cancel(running)
         if running:
             await asyncio.wait(running)
         try:

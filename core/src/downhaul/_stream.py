@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+import weakref
 from collections import deque
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ._cancelling import cancel
 from ._errors import StreamBroken, ValidationError
+from ._loops import soon, when_dropped
 from ._models import Headers
 from ._pipeline import finished
 
@@ -145,6 +149,7 @@ class Stream:
     def __init__(self, context: Context, begin: _Begin, hold_back: int) -> None:
         self._context, self._begin, self._hold_back = context, begin, hold_back
         self._channel: Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Result] | None = None
         self._transfer: Transfer | None = None
         self._pending: bytes | None = None  # a wait that is cancelled may have taken a block: the next one gets it
@@ -164,18 +169,17 @@ class Stream:
         return self._result
 
     async def __aenter__(self) -> Self:
-        fresh = self._task is None
+        self._refuse_twice()
         try:
             await self._context._await(self._start)
         except BaseException:
-            if fresh and self._task is not None and not self._task.done():
-                await self.__aexit__()  # cancelled when it has just been opened: nobody else would leave it
+            await self.__aexit__()  # it may have begun, in another loop, when this wait for it was cancelled
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with self._context._leaving():
-            await self._context._await(self._stop)
+        if self._loop is not None:
+            await self._context._await_end(self._loop, self._stop)
 
     def __aiter__(self) -> Self:
         return self
@@ -189,18 +193,17 @@ class Stream:
         return block
 
     def __enter__(self) -> Self:
-        fresh = self._task is None
+        self._refuse_twice()
         try:
             self._context._block(self._start, "async with download.stream()")
         except BaseException:
-            if fresh and self._task is not None and not self._task.done():
-                self.__exit__()  # a Ctrl-C that comes when it has just been opened: nobody else would leave it
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._context._leaving():
-            self._context._block(self._stop, "async with download.stream()")
+        if self._loop is not None:
+            self._context._block_end(self._loop, self._stop)
 
     def __iter__(self) -> Self:
         return self
@@ -225,12 +228,17 @@ class Stream:
         finally:
             self._taking.release()
 
-    async def _start(self) -> None:
+    def _refuse_twice(self) -> None:
         if self._task is not None:
             raise RuntimeError("this stream was entered already; make another one")
-        self._channel = Channel(self._hold_back, self._commit)
+
+    async def _start(self) -> None:
+        commit = weakref.WeakMethod(self._commit)  # what is under way must not keep a stream that nobody has any more
+        self._channel = Channel(self._hold_back, lambda: (commit() or _nobody)())
         self._transfer, work = self._begin(self._channel)
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(work)
+        self._dropped = when_dropped(self, partial(soon, self._loop, self._task.cancel))
         self._task.add_done_callback(self._channel.end)
         try:
             await self._next()
@@ -246,6 +254,8 @@ class Stream:
     async def _next(self) -> bytes | None:
         if self._channel is None or self._task is None:
             raise RuntimeError("enter the stream first: async with download.stream() as stream")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this stream was entered before a fork, its bytes go to the parent; open another one")
         if self._pending is None:
             self._pending = await self._channel.take()
         if self._pending is None:
@@ -257,13 +267,18 @@ class Stream:
     async def _stop(self) -> None:
         if self._task is None:
             return
+        self._dropped.detach()
         cancelled = None
         if not self._task.done():
-            self._task.cancel()
+            cancel((self._task,))
             cancelled = await finished(self._task)
         self._task.cancelled() or self._task.exception()
         if cancelled is not None:
             raise cancelled
+
+
+def _nobody() -> None:
+    """Stand in for a stream that was dropped."""
 
 
 def end_to_end(headers: Headers) -> Headers:
