@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ._governor import Governor
+from ._idle import IdleConnections
 from ._lifetimes import Lifetimes
 from ._loops import Threads
 from ._once import SharedValues
@@ -30,6 +31,7 @@ class Shared:
     def __init__(self, context: Context) -> None:
         self.drivers = context._drivers
         self.governor = Governor(context.connections, context.connections_per_origin)
+        self.drivers.idle = IdleConnections(self.governor)
         self.values = SharedValues()
         self.lifetimes = Lifetimes(context)
         self.running: set[asyncio.Task[Any]] = set()

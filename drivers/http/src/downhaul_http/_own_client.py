@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx
 
-    from downhaul import Request, Settings
+    from downhaul import IdleConnections, Request, Settings
 
     from ._senders import Send, Sender
 
@@ -23,7 +23,12 @@ class OwnClient:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def take(self, request: Request, settings: Settings) -> Sender:  # noqa: ARG002 - the client has its own
+    async def take(
+        self,
+        request: Request,
+        settings: Settings,  # noqa: ARG002 - the client has its own
+        idle: IdleConnections,  # noqa: ARG002 - so are its connections
+    ) -> Sender:
         """Return what sends *request* through the client."""
         return _ClientSender(self._client, at_home=request.at_home)
 
