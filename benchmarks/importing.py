@@ -43,14 +43,15 @@ class Meter:
         """Take note of a plan, and let it go."""
         self.outcomes["succeeded" if plan.error is None else "failed"] += 1
         if self.outcomes.total() % EVERY == 0:
-            self.samples.append(_resident("VmRSS"))
+            self.samples.append(resident("VmRSS"))
 
     def told(self) -> str:
         """Return what was seen, as JSON."""
-        return json.dumps({"samples": self.samples, "peak": _resident("VmHWM"), **self.outcomes})
+        return json.dumps({"samples": self.samples, "peak": resident("VmHWM"), **self.outcomes})
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Return what the kernel tells of this process under *name*, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
