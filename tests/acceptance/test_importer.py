@@ -81,7 +81,7 @@ def test_a_generator(site, tmp_path) -> None:
     assert consumed == 100
     assert threads == {threading.get_ident()}
     assert 10 <= max(ahead) <= 25
-    assert most_connections(tmp_path) == 10
+    assert 1 < most_connections(tmp_path) <= 10
 
 
 @importer(4)
@@ -99,7 +99,7 @@ async def test_an_async_generator(site, tmp_path) -> None:
         numbers = [plan.result().attachment async for plan in batch()]
     assert sorted(numbers) == list(range(100))
     assert loops == {asyncio.get_running_loop()}
-    assert most_connections(tmp_path) == 10
+    assert 1 < most_connections(tmp_path) <= 10
 
 
 # -- 5. Validation -----------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_no_more_connections_than_allowed(site, tmp_path) -> None:
             thread.join(100)
         assert context.connections_in_use == 0
     assert failed == [sum(number % 110 >= 100 for number in range(2500))] * 2
-    assert most_connections(tmp_path) == 6
+    assert 3 < most_connections(tmp_path) <= 6
 
 
 @importer(11)
@@ -206,7 +206,7 @@ async def test_no_more_connections_than_allowed_in_total(site, tmp_path) -> None
             assert [plan.error async for plan in batch() if plan.error is not None] == []
             assert context.connections_in_use == 0
             assert ftp.open_controls() <= 5 - 1
-        assert max(most_connections(tmp_path), ftp.peak_controls) == 4
+        assert 1 < max(most_connections(tmp_path), ftp.peak_controls) <= 4
 
 
 # -- 12. Termination at any point --------------------------------------------------------------------------------------
