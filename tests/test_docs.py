@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import pytest
+from tests.acceptance.use_cases import IMPORTER
 from tests.docs.internet import internet
 from tests.docs.pages import PAGES, ROOT, anchor, blocks, localized, sections
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 HOOKS: Final = ("prepare", "fetch", "validate", "error", "done")
 _SOURCES: Final = ("core/src", "drivers/http/src", "drivers/ftp/src", ".")
+_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_TEST: Final = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 _LITERAL: Final = re.compile(r"::\n\n((?:    .*\n|\n)+)")
 
 
@@ -257,6 +260,47 @@ def test_links_lead_somewhere(page: str) -> None:
             assert target.exists(), link
             if heading:
                 assert heading in map(anchor, sections(target.read_text("utf-8"))), link
+
+
+@pytest.mark.parametrize("number", IMPORTER)
+def test_each_use_case_is_shown_in_both_forms(number: int) -> None:
+    """Each use case has its row and its section: the designs of 2017, then code for threads and code for asyncio."""
+    text = text_of("docs/use-cases.md")
+    (heading,) = [each for each in sections(text) if each.startswith(f"{number}. ")]
+    assert re.search(rf"^\| {number} \| \[[^]]+\]\(#{anchor(heading)}\) ", text, re.MULTILINE)
+    section = sections(text)[heading]
+    before, _, asyncio_form = section.partition("\nasyncio")
+    sketch, _, sync_form = before.partition("\nSynchronous")
+    assert [block.lines[0].split()[0] for block in blocks(sketch) if block.language == "text"] == ["Jupiter"]
+    assert "\nSaturn " in sketch
+    called, awaited = (
+        "".join(block.text for block in blocks(form) if block.language == "python")
+        for form in (sync_form, asyncio_form)
+    )
+    assert called
+    assert not re.search(r"\bawait\b", called)
+    assert re.search(r"\bawait\b|\basync with\b", awaited)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_that_are_named_exist(page: str) -> None:
+    """Each test that a page names, by path and function, is one that pytest would run."""
+    for path, name in _TEST.findall(text_of(page)):
+        found = [file for file in (ROOT / path, (ROOT / page).parent / path) if file.is_file()]
+        assert found, path
+        if name:
+            functions = [node for node in ast.parse(found[0].read_text("utf-8")).body if isinstance(node, _FUNCTIONS)]
+            assert name in [node.name for node in functions if node.name.startswith("test_")], f"{path}::{name}"
+
+
+def test_each_row_about_pulpcore_names_a_test() -> None:
+    """Each row of the tables of docs/pulpcore.md has what is done there, what is done here, and a test at least."""
+    rows = [line.split(" | ") for line in text_of("docs/pulpcore.md").splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if row[0] != "| in Pulp"]
+    assert len(rows) >= 30
+    for row in rows:
+        assert len(row) == 3, row
+        assert _TEST.search(row[2]), row
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/") and page != "docs/index.md"])

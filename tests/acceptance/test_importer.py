@@ -7,33 +7,73 @@ files beside this one, under the same marks.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+import trustme
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from tests.acceptance.remotes import BODY, Authority, site
 from tests.acceptance.use_cases import importer
 from tests.servers import nginx as real_nginx
 from tests.servers import vsftpd as real_vsftpd
 from tests.servers.nginx import nginx
+from tests.servers.squid import squid
+from tests.servers.vsftpd import vsftpd
+from tests.servers.vsftpd import why_missing as why_vsftpd_is_missing
 
-from downhaul import Batch, BufferWriter, Context, Download, DownloadError, FileWriter, SizeValidation
+import downhaul
+from downhaul import (
+    TLS,
+    Batch,
+    Block,
+    BufferWriter,
+    Check,
+    Context,
+    DigestMismatch,
+    DigestValidation,
+    Download,
+    DownloadError,
+    Driver,
+    FileWriter,
+    Info,
+    NotFound,
+    Payload,
+    Settings,
+    SizeValidation,
+    Timeout,
+    UnsupportedScheme,
+    User,
+    Validation,
+    ValidationError,
+)
+from downhaul_ftp import FtpOptions
+from downhaul_http import HttpDriver, HttpOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from tests.servers.nginx import Nginx
 
+    from downhaul import Plan, Request
+
 
 @pytest.fixture
-def site(tmp_path) -> Iterator[Nginx]:
+def depot(tmp_path) -> Iterator[Nginx]:
     """Nginx with a hundred files of 1,000 bytes, which logs how many connections are open."""
     if real_nginx.PROGRAM is None:
         missing("nginx is not installed (apt-get install nginx-light)")
-    root = tmp_path / "site"
+    root = tmp_path / "depot"
     root.mkdir()
     root.chmod(0o755)
     for number in range(100):
@@ -49,21 +89,228 @@ def missing(reason: str) -> None:
 
 
 def most_connections(tmp_path: Path) -> int:
-    """Return how many connections were open at one time, at most, as `site` has counted them."""
+    """Return how many connections were open at one time, at most, as `depot` has counted them."""
     return max(map(int, (tmp_path / "connections.log").read_text().split()))
 
 
 # -- 1. Single files, with every common setting ------------------------------------------------------------------------
 
+
+@pytest.fixture
+def remote(tmp_path):
+    """Settings for a site that wants a client certificate, a user and a key, behind a proxy that wants another user."""
+    authority = Authority()
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    certificate, key = authority.identity("importer@example.org")
+    keyed = "if ($http_x_api_key != opensesame) { return 403; }"
+    tls = authority.ca.issue_cert("localhost")
+    with (
+        site(tmp_path / "site", tls=tls, client_ca=authority.pem, server=keyed) as origin,
+        squid(user=("gate", "gatepass"), tls=tls) as proxy,
+    ):
+        settings = Settings(
+            timeout=Timeout(connect=10, head=20, read=15, total=60),
+            user=User("elmer", "secret"),
+            tls=TLS(ca_certificate=tmp_path / "ca.pem", client_certificate=certificate, client_key=key, verify=True),
+            proxy=proxy.url("gate:gatepass@"),
+            no_proxy=[".corp", "10.0.0.0/8"],
+            environment=False,
+            headers={"X-Api-Key": "opensesame"},
+            retries=2,
+        )
+        yield origin.url("/user/pkg.rpm"), settings
+        [visit], [line] = origin.visits(1), proxy.lines(1)
+        assert (visit.user, visit.key, visit.proxy_authorization) == ("elmer", "opensesame", "")
+        assert (line.method, line.user, line.authorization) == ("CONNECT", "gate", "-")
+
+
+@importer(1)
+def test_one_line(tmp_path) -> None:
+    """One line fetches a file."""
+    with site(tmp_path / "site") as origin:
+        downhaul.download(origin.url("/pkg.rpm"), tmp_path / "pkg.rpm")
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+
+
+@importer(1)
+async def test_one_line_with_asyncio(tmp_path) -> None:
+    """One line awaits a file."""
+    with site(tmp_path / "site") as origin:
+        await Download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "pkg.rpm")).run()
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+
+
+@importer(1)
+def test_every_setting_at_once(remote, tmp_path) -> None:
+    """A file through a proxy with credentials, by TLS with a client certificate, for a user, with a header."""
+    url, settings = remote
+    with Context() as context:
+        result = Download(url, FileWriter(tmp_path / "pkg.rpm"), settings=settings, context=context)()
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+    assert (result.size, result.attempts) == (len(BODY), 1)
+
+
+@importer(1)
+async def test_every_setting_at_once_with_asyncio(remote, tmp_path) -> None:
+    """The same on a running loop."""
+    url, settings = remote
+    async with Context() as context:
+        result = await Download(url, FileWriter(tmp_path / "pkg.rpm"), settings=settings, context=context).run()
+    assert (tmp_path / "pkg.rpm").read_bytes() == BODY
+    assert (result.size, result.attempts) == (len(BODY), 1)
+
+
 # -- 2. All settings of the client library, or one's own client --------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class GopherOptions:
+    """Options that no driver reads."""
+
+
+def own_client() -> httpx.AsyncClient:
+    """Return a client with a transport, an authentication and an event hook of its own."""
+
+    async def note(response: httpx.Response) -> None:
+        response.request.headers["X-Seen"] = "yes"
+
+    transport = httpx.AsyncHTTPTransport(local_address="127.0.0.1", retries=1)
+    return httpx.AsyncClient(transport=transport, auth=("elmer", "secret"), event_hooks={"response": [note]})
+
+
+@importer(2)
+def test_options_and_a_client_of_ones_own(tmp_path) -> None:
+    """Options are typed, unknown ones are refused by name; a function makes one's own client for the context."""
+    with site(tmp_path / "site") as origin:
+        options = (HttpOptions(keepalive_expiry=5, local_address="127.0.0.1"), FtpOptions(keep_alive=5))
+        with Context(options=options) as context:
+            context.download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "first"))()
+            with pytest.raises(TypeError, match="GopherOptions"):
+                context.download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "none"), options=[GopherOptions()])()
+        driver = HttpDriver(client=own_client)
+        for _ in range(2):
+            with Context(drivers={"http": driver}) as context:
+                context.download(origin.url("/user/pkg.rpm"), FileWriter(tmp_path / "second"))()
+        assert [visit.user for visit in origin.visits(3)] == ["", "elmer", "elmer"]
+
+
+@importer(2)
+async def test_options_and_a_client_of_ones_own_with_asyncio(tmp_path) -> None:
+    """On a running loop one's own client is used and left open: its connection serves on."""
+    with site(tmp_path / "site") as origin:
+        async with Context(options=[HttpOptions(keepalive_expiry=5)]) as context:
+            await context.download(origin.url("/pkg.rpm"), FileWriter(tmp_path / "first")).run()
+            with pytest.raises(TypeError, match="GopherOptions"):
+                await context.download(
+                    origin.url("/pkg.rpm"), FileWriter(tmp_path / "none"), options=[GopherOptions()]
+                ).run()
+        async with own_client() as client:
+            async with Context(drivers={"http": HttpDriver(client=client)}) as context:
+                await context.download(origin.url("/user/pkg.rpm"), FileWriter(tmp_path / "second")).run()
+            assert (await client.get(origin.url("/user/pkg.rpm"))).content == BODY
+        assert [visit.user for visit in origin.visits(3)] == ["", "elmer", "elmer"]
+        assert len(origin.carried("user", 3)) == 2
+
+
 # -- 3. An Artifact from size and digests ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def django_rows(tmp_path) -> Iterator[type]:
+    """Give the models of docs/examples/django-importer a database of the test's own; return what is wanted there."""
+    from django.conf import settings
+    from django.core.management import call_command
+    from django.db import connections
+    from django_importer.__main__ import set_up
+
+    if not settings.configured:  # once in a process
+        set_up(tmp_path)
+    from django_importer.models import RemoteFile
+
+    connections.close_all()
+    connections.databases["default"]["NAME"] = tmp_path / "django.sqlite3"
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    root, target = tmp_path / "root", tmp_path / "target"
+    for directory in (root, target):
+        directory.mkdir()
+    with nginx(root) as server:
+        for name in "abc":
+            (root / name).write_bytes(name.encode() * 1000)
+            RemoteFile.objects.create(url=server.url(f"/{name}"))
+        yield RemoteFile
+    connections.close_all()
+
+
+def _wanted(row: Any, target: Path) -> Download:
+    return Download(row.url, FileWriter(target / str(row.pk)), digests=["sha256", "sha512"], attachment=row)
+
+
+def _check_artifacts(model: Any) -> None:
+    for row in model.objects.select_related("artifact"):
+        content = row.url[-1].encode() * 1000
+        assert (row.artifact.size, Path(row.artifact.path).read_bytes()) == (1000, content)
+        assert row.artifact.sha256 == hashlib.sha256(content).hexdigest()
+        assert row.artifact.sha512 == hashlib.sha512(content).hexdigest()
+
+
+@importer(3)
+def test_an_artifact(django_rows, tmp_path) -> None:
+    """Size and digests, calculated on the way, are the fields of a Django model; the queryset is iterated lazily."""
+    from django_importer.models import Artifact
+
+    rows = django_rows.objects.iterator(chunk_size=1)
+    with Context() as context, Batch((_wanted(row, tmp_path / "target") for row in rows), context=context) as batch:
+        for plan in batch():
+            result = plan.result()
+            artifact = Artifact.objects.create(path=result.path, **result.artifact_attributes)
+            django_rows.objects.filter(pk=result.attachment.pk).update(artifact=artifact)
+    _check_artifacts(django_rows)
+
+
+@importer(3)
+async def test_an_artifact_with_asyncio(django_rows, tmp_path) -> None:
+    """The same on a running loop, by the asynchronous half of Django's ORM."""
+    from asgiref.sync import sync_to_async
+    from django.db import connections
+    from django_importer.models import Artifact
+
+    rows = django_rows.objects.aiterator(chunk_size=1)
+    downloads = (_wanted(row, tmp_path / "target") async for row in rows)
+    async with Context() as context, Batch(downloads, context=context) as batch:
+        async for plan in batch():
+            result = plan.result()
+            artifact = Artifact(path=result.path, **result.artifact_attributes)
+            await artifact.asave()
+            await django_rows.objects.filter(pk=result.attachment.pk).aupdate(artifact=artifact)
+    await sync_to_async(_check_artifacts)(django_rows)
+    await sync_to_async(connections.close_all)()
+
+
+@importer(3)
+def test_an_artifact_of_sqlalchemy(tmp_path) -> None:
+    """The same attributes make a row of SQLAlchemy's."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+    from sqlalchemy_importer.models import Artifact, Base
+
+    (tmp_path / "file").write_bytes(b"content")
+    engine = create_engine(f"sqlite:///{tmp_path / 'sqlalchemy.sqlite3'}")
+    Base.metadata.create_all(engine)
+    with nginx(tmp_path) as server, Context() as context, Session(engine) as session:
+        writer = FileWriter(tmp_path / "copy")
+        result = Download(server.url("/file"), writer, digests=["sha256", "sha512"], context=context)()
+        session.add(Artifact(path=str(result.path), **result.artifact_attributes))
+        session.commit()
+        (artifact,) = session.query(Artifact)
+        assert (artifact.size, artifact.sha256) == (7, hashlib.sha256(b"content").hexdigest())
+    engine.dispose()
+
 
 # -- 4. Concurrent downloads from generators ---------------------------------------------------------------------------
 
 
 @importer(4)
-def test_a_generator(site, tmp_path) -> None:
+def test_a_generator(depot, tmp_path) -> None:
     """A generator is advanced in the thread that consumes the plans, as far ahead as the backlog says."""
     threads, ahead = set(), deque([0], maxlen=1000)
     consumed = 0
@@ -72,7 +319,7 @@ def test_a_generator(site, tmp_path) -> None:
         for number in range(100):
             threads.add(threading.get_ident())
             ahead.append(number + 1 - consumed)
-            yield Download(site.url(f"/file-{number}"), FileWriter(tmp_path / str(number)), attachment=number)
+            yield Download(depot.url(f"/file-{number}"), FileWriter(tmp_path / str(number)), attachment=number)
 
     with Context() as context, Batch(jobs(), concurrency=10, backlog=25, context=context) as batch:
         for plan in batch():
@@ -85,7 +332,7 @@ def test_a_generator(site, tmp_path) -> None:
 
 
 @importer(4)
-async def test_an_async_generator(site, tmp_path) -> None:
+async def test_an_async_generator(depot, tmp_path) -> None:
     """An async generator runs on the consumer's loop, beside the consumer; a plain one may be given as well."""
     loops = set()
 
@@ -93,7 +340,7 @@ async def test_an_async_generator(site, tmp_path) -> None:
         for number in range(100):
             await asyncio.sleep(0)  # a query, say
             loops.add(asyncio.get_running_loop())
-            yield Download(site.url(f"/file-{number}"), BufferWriter(), attachment=number)
+            yield Download(depot.url(f"/file-{number}"), BufferWriter(), attachment=number)
 
     async with Context() as context, Batch(jobs(), concurrency=10, backlog=25, context=context) as batch:
         numbers = [plan.result().attachment async for plan in batch()]
@@ -104,14 +351,117 @@ async def test_an_async_generator(site, tmp_path) -> None:
 
 # -- 5. Validation -----------------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Magic(Validation):
+    """The file begins with *first*; what does not is refused with its first block."""
+
+    first: bytes
+
+    def check(self) -> Check:
+        return _Magic(self.first)
+
+
+class _Magic:
+    def __init__(self, first: bytes) -> None:
+        self._first, self._head = first, b""
+
+    def update(self, block: Block) -> None:
+        if len(self._head) < len(self._first):
+            self._head = (self._head + bytes(block))[: len(self._first)]
+            if not self._first.startswith(self._head):
+                raise ValidationError(f"begins with {self._head!r}, expected {self._first!r}")
+
+    def finish(self) -> None:
+        if self._head != self._first:
+            raise ValidationError(f"is only {self._head!r}, expected {self._first!r}")
+
+
+@dataclass(frozen=True)
+class Signed(Validation):
+    """The file has this Ed25519 *signature* by the owner of *key*."""
+
+    key: Ed25519PublicKey
+    signature: bytes
+
+    def check(self) -> Check:
+        return _Signed(self)
+
+
+class _Signed:
+    def __init__(self, validation: Signed) -> None:
+        self._validation, self._file = validation, bytearray()
+
+    def update(self, block: Block) -> None:
+        self._file += block
+
+    def finish(self) -> None:
+        try:
+            self._validation.key.verify(self._validation.signature, bytes(self._file))
+        except InvalidSignature:
+            raise ValidationError("the signature is not that of these bytes") from None
+
+
+@pytest.fixture
+def package(tmp_path) -> Iterator[tuple[Download, str]]:
+    """A download with four validations of a file at nginx, and the URL of one that has a wrong byte."""
+    content, private = b"\xed\xab\xee\xdb" + bytes(range(256)) * 1000, Ed25519PrivateKey.generate()
+    root, target = tmp_path / "root", tmp_path / "target"
+    for directory in (root, target):
+        directory.mkdir()
+    (root / "good.rpm").write_bytes(content)
+    (root / "bad.rpm").write_bytes(content[:-1] + b"?")
+    validations = [
+        Magic(content[:4]),
+        SizeValidation(len(content)),
+        Signed(private.public_key(), private.sign(content)),
+        DigestValidation("sha256", hashlib.sha256(content).hexdigest()),
+    ]
+    with nginx(root) as server:
+        yield (
+            Download(server.url("/good.rpm"), FileWriter(target / "file"), validations=validations, retries=0),
+            server.url("/bad.rpm"),
+        )
+
+
+@importer(5)
+def test_validations(package, tmp_path, caplog) -> None:
+    """Size, digest, magic number and signature at once: what one refuses is not there, what one only warns of is."""
+    good, bad_url = package
+    bad = good.clone(url=bad_url)
+    with pytest.raises(ValidationError, match="the signature is not that of these bytes"):
+        bad()
+    with pytest.raises(DigestMismatch, match=r"sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        bad.clone(validations=[each for each in good.validations if not isinstance(each, Signed)])()
+    with pytest.raises(ValidationError, match=r"begins with b'\\xed\\xab', expected b'\\x1f\\x8b'"):
+        good.clone(validations=[Magic(b"\x1f\x8b"), *good.validations])()
+    assert list((tmp_path / "target").iterdir()) == []
+    assert good().size == (tmp_path / "target" / "file").stat().st_size
+    assert caplog.records == []
+    bad.clone(validations=[SizeValidation(7, enforced=False)])()
+    assert "more than the 7 bytes that were expected, which is not enforced" in caplog.text
+
+
+@importer(5)
+async def test_validations_with_asyncio(package, tmp_path) -> None:
+    """The same on a running loop."""
+    good, bad_url = package
+    async with Context() as context:
+        with pytest.raises(ValidationError, match="the signature is not that of these bytes"):
+            await good.clone(url=bad_url, context=context).run()
+        assert list((tmp_path / "target").iterdir()) == []
+        result = await good.clone(context=context).run()
+    assert result.digests["sha256"] == hashlib.sha256((tmp_path / "target" / "file").read_bytes()).hexdigest()
+
+
 # -- 6. Not all in memory ----------------------------------------------------------------------------------------------
 
 
-def sized_jobs(site: Nginx, alive: set[int]) -> Iterator[Download]:
+def sized_jobs(depot: Nginx, alive: set[int]) -> Iterator[Download]:
     """Yield a thousand downloads, and count those that somebody still holds."""
     for turn in range(1000):
         download = Download(
-            site.url(f"/file-{turn % 100}?{turn}"), BufferWriter(), validations=[SizeValidation(800)], attachment=turn
+            depot.url(f"/file-{turn % 100}?{turn}"), BufferWriter(), validations=[SizeValidation(800)], attachment=turn
         )
         alive.add(turn)
         weakref.finalize(download, alive.discard, turn)
@@ -119,13 +469,13 @@ def sized_jobs(site: Nginx, alive: set[int]) -> Iterator[Download]:
 
 
 @importer(6)
-def test_a_thousand_files_are_never_together_in_memory(site) -> None:
+def test_a_thousand_files_are_never_together_in_memory(depot) -> None:
     """Of a thousand jobs and their bytes, only a backlog is alive; the byte budget bounds what has come."""
     alive: set[int] = set()
     most, heaviest = 0, 0
     with (
         Context() as context,
-        Batch(sized_jobs(site, alive), backlog=40, byte_budget=4000, context=context) as batch,
+        Batch(sized_jobs(depot, alive), backlog=40, byte_budget=4000, context=context) as batch,
     ):
         for plan in batch():
             assert len(plan.download.writer.content()) == 800
@@ -138,13 +488,13 @@ def test_a_thousand_files_are_never_together_in_memory(site) -> None:
 
 
 @importer(6)
-async def test_a_thousand_files_are_never_together_in_memory_with_asyncio(site) -> None:
+async def test_a_thousand_files_are_never_together_in_memory_with_asyncio(depot) -> None:
     """The same with asyncio."""
     alive: set[int] = set()
     most = 0
     async with (
         Context() as context,
-        Batch(sized_jobs(site, alive), backlog=40, byte_budget=4000, context=context) as batch,
+        Batch(sized_jobs(depot, alive), backlog=40, byte_budget=4000, context=context) as batch,
     ):
         async for plan in batch():
             assert plan.error is None
@@ -157,9 +507,88 @@ async def test_a_thousand_files_are_never_together_in_memory_with_asyncio(site) 
 
 # -- 7. An attachment in results and errors ----------------------------------------------------------------------------
 
+
+@pytest.fixture
+def two_artifacts(tmp_path) -> Iterator[tuple[list[object], Iterator[Download]]]:
+    """Two objects of an importer's, and jobs for them; the file of the second is not there."""
+    (tmp_path / "file").write_bytes(b"content")
+    artifacts = [object(), object()]
+    with nginx(tmp_path) as server:
+        yield (
+            artifacts,
+            (
+                Download(server.url(path), BufferWriter(), attachment=artifact)
+                for path, artifact in zip(("/file", "/missing"), artifacts, strict=True)
+            ),
+        )
+
+
+@importer(7)
+def test_an_attachment(two_artifacts) -> None:
+    """What hangs on a download, an Artifact say, comes back in the result and in the error: the very object."""
+    (there, missing), jobs = two_artifacts
+    came, failed = [], []
+    with Context() as context, Batch(jobs, context=context) as batch:
+        for plan in batch():
+            try:
+                came.append(plan.result().attachment)
+            except NotFound as error:
+                failed.append(error.attachment)
+    assert (came, failed) == ([there], [missing])  # objects are equal to themselves only
+
+
+@importer(7)
+async def test_an_attachment_with_asyncio(two_artifacts) -> None:
+    """The same on a running loop."""
+    (there, missing), jobs = two_artifacts
+    async with Context() as context, Batch(jobs, context=context) as batch:
+        plans = sorted([plan async for plan in batch()], key=lambda plan: plan.error is not None)
+    assert plans[0].result().attachment is there
+    with pytest.raises(NotFound) as caught:
+        plans[1].result()
+    assert caught.value.attachment is missing
+
+
 # -- 8. Any thread -----------------------------------------------------------------------------------------------------
 
 # -- 9. Shared sessions, pools, tokens, mirror lists -------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_remotes(tmp_path):
+    """Downloads of two remotes with different certificates and users, by turns, and of one that equals the first."""
+    authority = Authority()
+    tls = authority.ca.issue_cert("localhost")
+
+    def remote(name: str, password: str, identity: tuple[str, str]) -> Context:
+        return Context(tls=TLS(authority.pem, *identity), user=User(name, password))
+
+    first, second = authority.identity("first@example.org"), authority.identity("second@example.org")
+    remotes = [remote("elmer", "secret", first), remote("fudd", "hidden", second), remote("elmer", "secret", first)]
+    with site(tmp_path / "site", tls=tls, client_ca=authority.pem) as origin:
+        yield [remotes[number % 3].download(origin.url("/user/pkg.rpm"), BufferWriter()) for number in range(30)]
+        carried = origin.carried("user", 30), origin.carried("serial", 30)
+        assert [len(users) for users in carried[0].values()] == [1, 1]
+        assert len(set().union(*carried[1].values())) == 2
+
+
+@importer(9)
+def test_what_remotes_share(two_remotes) -> None:
+    """In one context equal remotes use one connection, different ones never the same."""
+    with Context() as context:
+        for download in two_remotes:
+            download.context = context
+            download()
+
+
+@importer(9)
+async def test_what_remotes_share_with_asyncio(two_remotes) -> None:
+    """The same on a running loop."""
+    async with Context() as context:
+        for download in two_remotes:
+            download.context = context
+            await download.run()
+
 
 # -- 10. Customised downloading ----------------------------------------------------------------------------------------
 
@@ -167,11 +596,11 @@ async def test_a_thousand_files_are_never_together_in_memory_with_asyncio(site) 
 
 
 @importer(11)
-def test_no_more_connections_than_allowed(site, tmp_path) -> None:
+def test_no_more_connections_than_allowed(depot, tmp_path) -> None:
     """5,000 artifacts, every tenth not there, in two batches at a time: the server never sees more than six."""
 
     def run(context: Context) -> None:
-        jobs = (Download(site.url(f"/file-{number % 110}"), BufferWriter()) for number in range(2500))
+        jobs = (Download(depot.url(f"/file-{number % 110}"), BufferWriter()) for number in range(2500))
         with Batch(jobs, concurrency=20, context=context) as batch:
             failed.append(sum(isinstance(plan.error, DownloadError) for plan in batch()))
 
@@ -188,15 +617,15 @@ def test_no_more_connections_than_allowed(site, tmp_path) -> None:
 
 
 @importer(11)
-async def test_no_more_connections_than_allowed_in_total(site, tmp_path) -> None:
+async def test_no_more_connections_than_allowed_in_total(depot, tmp_path) -> None:
     """Two servers that speak different protocols share the total: what is idle at one makes room for the other."""
     if (reason := real_vsftpd.why_missing()) is not None:
         missing(reason)
-    with real_vsftpd.vsftpd(tmp_path / "site") as ftp:
+    with real_vsftpd.vsftpd(tmp_path / "depot") as ftp:
 
         def jobs() -> Iterator[Download]:
             for number in range(200):
-                url = site.url(f"/file-{number % 100}") if number // 25 % 2 else ftp.url(f"file-{number % 100}")
+                url = depot.url(f"/file-{number % 100}") if number // 25 % 2 else ftp.url(f"file-{number % 100}")
                 yield Download(url, BufferWriter())
 
         async with (
@@ -212,6 +641,69 @@ async def test_no_more_connections_than_allowed_in_total(site, tmp_path) -> None
 # -- 12. Termination at any point --------------------------------------------------------------------------------------
 
 # -- 13. Any protocol --------------------------------------------------------------------------------------------------
+
+
+class CountDriver(Driver):
+    """Somebody's own protocol: ``count:5`` is the digits from 0 to 4."""
+
+    @asynccontextmanager
+    async def open(self, request: Request, settings: Settings) -> AsyncIterator[Payload]:
+        """Answer from the URL alone."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield content
+
+        content = "".join(map(str, range(int(request.url.removeprefix("count:"))))).encode()
+        yield Payload(Info(request.url, size=len(content), proof="length"), body())
+
+
+@pytest.fixture
+def any_protocol(tmp_path) -> Iterator[tuple[Context, list[Download], dict[str, bytes]]]:
+    """A context with a driver of our own, jobs for five schemes and one that nobody speaks, and what is to come."""
+    if (reason := why_vsftpd_is_missing()) is not None:
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    root, authority = tmp_path / "root", trustme.CA()
+    root.mkdir()
+    (root / "file").write_bytes(b"a file")
+    tls = TLS(ca_certificate=authority.cert_pem.bytes().decode())
+    with nginx(root) as web, nginx(root, tls=authority.issue_cert("localhost")) as safe, vsftpd(root) as ftp:
+        contents = {
+            web.url("/file"): b"a file",
+            safe.url("/file"): b"a file",
+            ftp.url("file"): b"a file",
+            "data:,a%20note": b"a note",  # by an installed distribution, docs/examples/downhaul-data
+            "count:5": b"01234",
+        }
+        jobs = [Download(url, BufferWriter(), attachment=url) for url in (*contents, "gopher://127.0.0.1/file")]
+        yield Context(tls=tls, drivers={"count": CountDriver()}), jobs, contents
+
+
+def _check_any_protocol(plans: list[Plan], contents: dict[str, bytes]) -> None:
+    came = {plan.download.attachment: plan.download.writer.content() for plan in plans if plan.error is None}
+    assert came == contents
+    (failed,) = [plan.error for plan in plans if plan.error is not None]
+    assert isinstance(failed, UnsupportedScheme)
+    assert re.search(r"no driver for 'gopher' \(installed: count, data, ftp, http, https\); install", str(failed))
+    assert failed.history == ()  # nobody was asked
+
+
+@importer(13)
+def test_the_scheme_picks_the_driver(any_protocol) -> None:
+    """One batch over HTTP, HTTPS, FTP and two protocols of others; what nobody speaks fails alone, and at once."""
+    context, jobs, contents = any_protocol
+    with context, Batch(jobs, context=context) as batch:
+        _check_any_protocol(list(batch()), contents)
+        with pytest.raises(UnsupportedScheme, match="no driver for 'gopher'"):
+            context.download("gopher://127.0.0.1/file")
+
+
+@importer(13)
+async def test_the_scheme_picks_the_driver_with_asyncio(any_protocol) -> None:
+    """The same on a running loop."""
+    context, jobs, contents = any_protocol
+    async with context, Batch(jobs, context=context) as batch:
+        _check_any_protocol([plan async for plan in batch()], contents)
+
 
 # -- 14. A batch goes on, and tells how far it is ----------------------------------------------------------------------
 

@@ -227,6 +227,14 @@ def test_a_proxy_is_used_and_the_environment_only_when_asked(downhaul, server) -
     assert server.requests[-1].target == "/c"
 
 
+def test_no_proxy_goes_straight(downhaul, server) -> None:
+    """--no-proxy names what is reached without --proxy."""
+    with nobody() as port:
+        gone = ["--proxy", f"http://127.0.0.1:{port}", "--retries", "0"]
+        assert downhaul("get", *gone, server.url("/a")).code == 4
+        assert downhaul("get", *gone, "--no-proxy", ".corp,127.0.0.0/8", server.url("/a")).code == 0
+
+
 def test_tls_options(downhaul, tmp_path) -> None:
     """An unknown authority is code 5; --cacert trusts it, -k everybody."""
     authority = trustme.CA()
@@ -328,6 +336,7 @@ def test_the_code_tells_what_went_wrong_here(downhaul, server, tmp_path) -> None
         (["{a}", "--header", "X: a\r\nY: b"], "--header takes NAME:VALUE"),
         (["{a}", "--plugin", "nobody"], "no plugin 'nobody'"),
         (["{a}", "--proxy", "gateway:3128"], "--proxy takes a URL"),
+        (["{a}", "--no-proxy", "http://host/"], "--no-proxy takes names, .suffixes"),
         (["{a}", "--key", "{here}"], "--key needs --cert"),
         (["{a}", "--cacert", "nowhere.pem"], "does not exist"),
         (["{a}", "--max-time", "-1"], "no number of seconds"),

@@ -208,7 +208,7 @@ async def test_terminal_errors_of_a_hook_are_not_asked_about(
     assert ledger.errors == []
     assert ledger.outcomes == [caught.value]
     assert (caught.value.url, caught.value.attachment) == (URL, "mine")
-    assert [attempt.error for attempt in caught.value.history] == [error]
+    assert [repr(attempt.error) for attempt in caught.value.history] == [repr(error)]
 
 
 async def test_a_policy_error_of_the_url_itself_is_terminal(driver: MemDriver, ledger: Ledger) -> None:
@@ -535,6 +535,37 @@ async def test_not_modified_is_a_result_without_bytes(driver: MemDriver, ledger:
     assert (result.not_modified, result.size, dict(result.digests), result.proof) == (True, 0, {}, "not modified")
     assert path.read_bytes() == b"as it was"
     assert ledger.outcomes == [result]
+
+
+async def test_a_version_is_for_the_source_that_named_it(driver: MemDriver) -> None:
+    """Another source may use an equal tag for other bytes: it is not asked by it, and gives the file."""
+    driver.site(A, data=DATA)
+    known = (await run(driver, Mirrors((A,)))).version
+    assert known is not None
+    assert known.source == A
+    driver.site(A, status=404)
+    driver.site(B, data=DATA[::-1])
+    result = await run(driver, Mirrors((A, B)), unless=known)
+    assert [each.request.unless for each in driver.log[1:]] == [known, None]
+    assert (result.not_modified, result.size) == (False, len(DATA))
+    assert result.version is not None
+    assert result.version.source == B
+
+
+async def test_a_version_of_nowhere_is_for_every_source(driver: MemDriver) -> None:
+    """What names no source was given by somebody who knows that it holds for all."""
+    driver.site(A, status=404)
+    driver.site(B, data=DATA)
+    result = await run(driver, Mirrors((A, B)), unless=Version('"v1"', size=len(DATA), strong=True))
+    assert result.not_modified
+
+
+async def test_not_modified_of_another_version_is_asked_again(driver: MemDriver) -> None:
+    """A driver that finds an answer of another version refuses it; the same source is asked for the file at once."""
+    driver.site(URL, Reply(error=RangeRefused("of another version")), Reply(DATA))
+    result = await run(driver, retries=0, unless=Version('"v0"'))
+    assert (result.not_modified, result.size, result.attempts) == (False, len(DATA), 1)
+    assert [each.request.unless for each in driver.log] == [Version('"v0"'), None]
 
 
 async def test_not_modified_unasked_is_a_protocol_error(driver: MemDriver) -> None:

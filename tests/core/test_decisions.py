@@ -96,7 +96,7 @@ async def test_without_an_answer_the_error_is_raised():
         with pytest.raises(NotFound) as caught:
             await Download(URL, BufferWriter(), context=context).run()
     assert plugin.errors == [caught.value]
-    assert [each.error for each in caught.value.history] == [caught.value]
+    assert [repr(each.error) for each in caught.value.history] == [repr(caught.value)]
     assert caught.value.history[0].repaired_by is None
 
 

@@ -137,12 +137,12 @@ def test_scheme_of_an_entry_point_ignores_case(install: Install) -> None:
 
 @pytest.mark.parametrize("ask", ["check", "driver"])
 def test_unknown_scheme_names_the_installed_ones(install: Install, ask: str) -> None:
-    """Without a driver for a scheme the error lists those that there are."""
+    """Without a driver for a scheme the error lists those that there are, and says what to install."""
     install("acme-http", {"http": "{module}:FakeDriver", "https": "{module}:FakeDriver"})
     install("downhaul-data", {"data": "{module}:FakeDriver"})
     with pytest.raises(UnsupportedScheme) as raised:
         getattr(DriverBook(), ask)("ftp", "ftp://host/file")
-    assert str(raised.value) == "no driver for 'ftp' (installed: data, http, https)"
+    assert str(raised.value) == "no driver for 'ftp' (installed: data, http, https); pip install 'downhaul[ftp]'"
     assert raised.value.url == "ftp://host/file"
 
 
@@ -150,6 +150,8 @@ def test_unknown_scheme_with_nothing_installed(install: Install) -> None:
     """Without any driver the error says that there is none."""
     with pytest.raises(UnsupportedScheme, match=r"no driver for 'ftp' \(installed: none\)"):
         DriverBook().check("ftp", "ftp://host/file")
+    with pytest.raises(UnsupportedScheme, match=r"installed: none\); install one, which .* 'downhaul\.drivers'"):
+        DriverBook().check("gopher", "gopher://host/file")
 
 
 def test_unknown_scheme_does_not_show_a_password(install: Install) -> None:

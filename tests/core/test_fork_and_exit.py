@@ -366,7 +366,7 @@ work(URL)
 with multiprocessing.get_context("fork").Pool(2) as pool:
     good, bad = pool.map(work, [URL, "mem://elmer:secret@home/gone"])
     pool.close(); pool.join()
-print(good.size, type(bad).__name__, bad.url, bad.history[-1].error is bad)
+print(good.size, type(bad).__name__, bad.url, type(bad.history[-1].error).__name__)
 """,
     )
-    assert out == "300000 NotFound mem://home/gone True\n"
+    assert out == "300000 NotFound mem://home/gone NotFound\n"

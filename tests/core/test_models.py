@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import string
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -277,6 +279,31 @@ def test_artifact_attributes() -> None:
     """`artifact_attributes` are the size and each digest by its name: ``Artifact(**result.artifact_attributes)``."""
     result = Result("https://host/", "https://host/", None, 7, {"sha256": "ab", "md5": "cd"}, Headers(), 1)
     assert result.artifact_attributes == {"size": 7, "sha256": "ab", "md5": "cd"}
+
+
+def test_artifact_attributes_are_keywords() -> None:
+    """Whatever `hashlib` calls an algorithm, its name in `artifact_attributes` is an identifier."""
+    digests = dict.fromkeys({*hashlib.algorithms_available, "md5-sha1", "sha512_256"}, "ab")
+    attributes = Result("https://host/", "https://host/", None, 7, digests, Headers(), 1).artifact_attributes
+    assert all(name.isidentifier() for name in attributes)
+    assert {"md5_sha1", "sha3_256", "sha512_256", "blake2b"} <= attributes.keys()
+
+
+def test_no_artifact_attributes_of_what_was_not_modified() -> None:
+    """A file that was not received has no size and no digests to hand on, least of all a size of 0."""
+    result = Result("https://host/?key=x", "https://host/", None, 0, {}, Headers(), 1, not_modified=True)
+    with pytest.raises(ValueError, match=r"was not modified.*keep the attributes you have") as raised:
+        result.artifact_attributes  # noqa: B018
+    assert "key=x" not in str(raised.value)
+
+
+def test_versions_are_plain_data() -> None:
+    """A version goes through JSON and comes back with its source, which does not count when two are compared."""
+    version = Version('"a"', "Sun, 06 Nov 1994 08:49:37 GMT", 7, strong=True, source="https://host/")
+    back = Version(**json.loads(json.dumps(asdict(version))))
+    assert back == version
+    assert back.source == "https://host/"
+    assert replace(version, source=None) == version
 
 
 def test_nothing_secret_is_shown() -> None:

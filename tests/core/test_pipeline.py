@@ -75,11 +75,12 @@ async def test_small_files_are_not_sent_through_threads(driver: MemDriver, work:
     """Small files are handled where they arrive: the way to a thread and back costs more than it saves."""
     driver.site(URL, data=bytes(size))
     async with context_of(driver) as context:
-        await Download(URL, BufferWriter(), digests=["sha256"], context=context).run()
+        size_expected = SizeValidation(size)
+        await Download(URL, BufferWriter(), digests=["sha256"], validations=[size_expected], context=context).run()
     assert work.used == 0
 
 
-@pytest.mark.parametrize(("size", "most"), [(128 * KIB + 1, 2), (MIB, 3), (10 * MIB, 15)])
+@pytest.mark.parametrize(("size", "most"), [(128 * KIB + 1, 3), (MIB, 4), (10 * MIB, 16)])
 async def test_large_files_are_hashed_and_written_in_threads(
     driver: MemDriver, work: Work, size: int, most: int
 ) -> None:

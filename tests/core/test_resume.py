@@ -477,6 +477,17 @@ async def test_all_bytes_there_and_refused_by_nobody_are_asked_for_no_further(dr
     assert (offsets(driver), result.size) == ([("h", 0), ("h", len(DATA))], len(DATA))
 
 
+@pytest.mark.parametrize("other", [b"#" + DATA[2:], b"#" + DATA], ids=["shorter", "longer"])
+async def test_what_another_source_said_of_the_size_does_not_count(driver: MemDriver, other: bytes) -> None:
+    """Bytes kept of a file of another size are refused by the digest alone, and the good source is read from 0."""
+    driver.site(A, Reply(other, cut=CUT))
+    driver.site(B, Reply(DATA, size=False))
+    content, result = await run(driver, Mirrors((A, B)), validations=[RIGHT], retries=0)
+    assert content == DATA
+    assert offsets(driver) == [("a", 0), ("b", CUT), ("b", 0)]
+    assert result.attempts == 2
+
+
 async def test_a_condition_is_not_asked_of_a_continuation(driver: MemDriver) -> None:
     """If-None-Match is for the whole: a continuation asks If-Range alone."""
     driver.site(URL, Reply(DATA, cut=CUT), Reply(DATA))

@@ -72,6 +72,9 @@ def test_good_time_limits(name: str, value: float | None) -> None:
         ({"user": ("elmer", SECRET)}, "user=… takes User, not tuple"),
         ({"proxy": b"http://gateway"}, "proxy=… takes str, not bytes"),
         ({"proxy": False}, "proxy=… takes str, not bool"),
+        ({"no_proxy": 7}, "no_proxy=… takes several names"),
+        ({"no_proxy": b"host"}, "no_proxy=… takes several names"),
+        ({"no_proxy": ("host", 7)}, "no_proxy=… takes names as str, not int"),
         ({"environment": 1}, "environment=… takes bool, not int"),
         ({"headers": [("A", "b")]}, "headers=… takes Mapping, not list"),
         ({"headers": {"A": 1}}, "headers=… maps str to str"),
@@ -107,6 +110,8 @@ def test_wrong_types(fields: dict[str, Any], message: str) -> None:
         ({"proxy": "gateway:3128"}, "proxy=… is a URL, such as http://gateway:3128"),
         ({"proxy": f"http://user:{SECRET}@gateway:port"}, "malformed URL"),
         ({"proxy": f"http://user:{SECRET}@gateway\n"}, "malformed URL"),
+        ({"no_proxy": [""]}, "no_proxy=… takes names, .suffixes, addresses and networks"),
+        ({"no_proxy": f"http://user:{SECRET}@gateway/"}, "no_proxy=… takes names"),
         ({"options": [Speed(), Speed(fast=True)]}, "options=… holds two of one type"),
         ({"headers": {"": "a"}}, "is no header field name"),
         ({"headers": {"A B": "a"}}, "is no header field name"),
@@ -171,12 +176,12 @@ def test_user_is_checked(fields: dict[str, Any]) -> None:
 
 ALL = Settings(
     timeout=Timeout(1, 2, 3, 4), tls=TLS("ca.pem"), user=User("elmer", SECRET), proxy="http://gateway",
-    environment=True, headers={"A": "b"}, retries=7, require_proof=True, max_size=8, schemes=("http",),
-    options=(Speed(fast=True),),
+    no_proxy=("a", ".b"), environment=True, headers={"A": "b"}, retries=7, require_proof=True, max_size=8,
+    schemes=("http",), options=(Speed(fast=True),),
 )  # fmt: skip
 FALSY = Settings(
-    timeout=Timeout(None, None), tls=TLS(verify=False), user=User(""), proxy="", environment=False, headers={},
-    retries=0, require_proof=False, max_size=0, schemes=(), options=(),
+    timeout=Timeout(None, None), tls=TLS(verify=False), user=User(""), proxy="", no_proxy=(), environment=False,
+    headers={}, retries=0, require_proof=False, max_size=0, schemes=(), options=(),
 )  # fmt: skip
 NAMES = [name for name in Settings.__dataclass_fields__ if name != "options"]
 
@@ -234,8 +239,9 @@ def test_defaults() -> None:
     assert settings.retries == 3
     assert settings.timeout == Timeout(connect=10, read=30, head=None, total=None)
     assert settings.tls == TLS(verify=True)
-    assert (settings.proxy, settings.environment, settings.require_proof) == ("", False, False)
-    assert (settings.max_size, settings.user, settings.options) == (None, None, ())
+    assert (settings.environment, settings.require_proof) == (False, False)
+    assert (settings.proxy, settings.no_proxy, settings.max_size, settings.user) == (None, None, None, None)
+    assert settings.options == ()
     assert settings.schemes == frozenset({"http", "https", "ftp", "ftps"})
 
 
@@ -278,12 +284,14 @@ def test_settings_travel() -> None:
 
 
 def test_connection_is_what_connections_depend_on() -> None:
-    """The key of pools holds TLS, proxy, environment and options, and never time limits, users or headers."""
-    assert ALL.connection == Settings(tls=ALL.tls, proxy=ALL.proxy, environment=ALL.environment, options=ALL.options)
+    """The key of pools holds TLS, proxies, environment and options, and never time limits, users or headers."""
+    assert ALL.connection == Settings(
+        tls=ALL.tls, proxy=ALL.proxy, no_proxy=ALL.no_proxy, environment=ALL.environment, options=ALL.options
+    )
     other = replace(ALL, timeout=Timeout(9), user=User("x"), headers={}, retries=0, max_size=1, schemes=())
     assert other.connection == ALL.connection
     assert hash(other.connection) == hash(ALL.connection)
-    for change in ({"tls": TLS()}, {"proxy": ""}, {"environment": False}, {"options": (Speed(),)}):
+    for change in ({"tls": TLS()}, {"proxy": ""}, {"no_proxy": ()}, {"environment": False}, {"options": (Speed(),)}):
         assert replace(ALL, **change).connection != ALL.connection  # type: ignore[arg-type]
 
 
@@ -321,6 +329,8 @@ def test_repr_shows_the_rest() -> None:
     """What is no secret can be read in the repr, unset fields are left out."""
     assert repr(Settings()) == "Settings()"
     assert repr(Settings(retries=0, proxy="")) == "Settings(proxy='', retries=0)"
+    assert repr(Settings(no_proxy="b,A")) == "Settings(no_proxy=('a', 'b'))"
+    assert repr(Settings(no_proxy=())) == "Settings(no_proxy=())"
     assert repr(Settings(tls=TLS(Path("ca.pem")))).startswith("Settings(tls=TLS(ca_certificate=PosixPath('ca.pem')")
     assert "X-Api-Key: ***" in repr(Settings(headers={"X-Api-Key": SECRET}))
 

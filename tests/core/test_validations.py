@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -267,3 +269,42 @@ def test_validation_needs_no_arguments() -> None:
             return _OwnCheck(Own())
 
     assert (Plain().enforced, Plain().identifies) == (True, False)
+
+
+async def test_the_verdict_of_an_own_validation_does_not_block_the_loop(driver: MemDriver) -> None:
+    """`Check.finish` of somebody else's may take its time, to verify a signature say: it has a thread."""
+    loop, moved = asyncio.get_running_loop(), threading.Event()
+
+    def finish() -> None:
+        loop.call_soon_threadsafe(moved.set)
+        assert moved.wait(20), "the loop stands still"
+
+    assert await fetch(driver, Own(on_finish=finish), RIGHT) == DATA
+
+
+async def test_a_verdict_is_waited_for_when_cancelled(driver: MemDriver) -> None:
+    """A cancelled download leaves no thread at work on its bytes."""
+    begun, may_end, ended = asyncio.Event(), threading.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def finish() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        may_end.wait(20)
+        ended.set()
+
+    task = asyncio.create_task(fetch(driver, Own(on_finish=finish)))
+    await asyncio.wait_for(begun.wait(), 20)
+    task.cancel()
+    loop.call_later(0.05, may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_the_first_that_refuses_gives_the_reason(driver: MemDriver) -> None:
+    """Validations are asked in the order given, and none behind the one that refuses: it may rely on those before."""
+    asked = Own(on_finish=raising(ValidationError("second")))
+    with pytest.raises(ValidationError, match="first"):
+        await fetch(driver, Own(on_finish=raising(ValidationError("first"))), asked)
+    with pytest.raises(DigestMismatch):
+        await fetch(driver, WRONG, Own(on_finish=raising(AssertionError("never asked"))))

@@ -19,7 +19,12 @@ _DISTRIBUTIONS: Final = {
     "downhaul-ftp": "drivers/ftp",
     "downhaul-data": "docs/examples/downhaul-data",
     "downhaul-fallback": "docs/examples/downhaul-fallback",
+    "django-importer": "docs/examples/django-importer",
+    "sqlalchemy-importer": "docs/examples/sqlalchemy-importer",
 }
+EXAMPLES: Final = {path.parent.name for path in ROOT.glob("docs/examples/*/src/*/__main__.py")}
+"""The modules of examples that are run as commands."""
+
 _REQUIREMENT: Final = re.compile(r"([\w.-]+|\.)(?:\[([\w,]+)\])?")
 
 
@@ -34,6 +39,8 @@ def known_command(words: Sequence[str]) -> str:
             return "" if "workspace" in _project(ROOT)["tool"]["uv"] else "there is no uv workspace"
         case [script, *_] if script.startswith("scripts/"):
             return "" if os.access(ROOT / script, os.X_OK) else "there is no such script"
+        case ["python", "-m", module, *_] if any(ROOT.glob(f"docs/examples/*/src/{module}.py")):
+            return ""  # its own tests run it
     return "an unknown command"
 
 

@@ -6,8 +6,8 @@
 ``python``  executed; with ``await`` outside of a function, by an event loop that lives as long as the page. A block
             that prints is followed by one of ``output``
 ``output``  compared with what the block before it printed; "…" stands for anything
-``console`` commands, each after a ``$``: those of downhaul are run, and end with 0, or as a comment ``# exit 8`` says;
-            of others it is seen that they exist and know what they are asked
+``console`` commands, each after a ``$``: those of downhaul and of the examples are run, and end with 0, or as a comment
+            ``# exit 8`` says; of others it is seen that they exist and know what they are asked
 ``toml``    parsed
 ``text``    a picture
 =========== =========================================================================================================
@@ -32,7 +32,7 @@ import sys
 import tomllib
 import traceback
 
-from tests.docs.commands import known_command
+from tests.docs.commands import EXAMPLES, known_command
 from tests.docs.pages import LANGUAGES, ROOT, Block, blocks, localized
 
 
@@ -81,13 +81,14 @@ def _compare(page: str, block: Block, printed: str | None) -> None:
 
 
 def _command(where: str, line: str) -> None:
-    """Run a command of downhaul itself; of any other one, see that it exists and knows what it is asked."""
+    """Run a command of downhaul or of an example; of any other one, see that it exists and knows what it is asked."""
     if not line.startswith("$ "):
         raise AssertionError(f"{where}: {line!r} is no command; commands begin with $")
     words = shlex.split(line[2:], comments=True)
-    if words[:1] == ["downhaul"] and words[1:2] != ["demo"]:
+    ours = words[:1] == ["downhaul"] and words[1:2] != ["demo"]
+    if ours or (words[:2] == ["python", "-m"] and words[2] in EXAMPLES):
         expected = int(line.partition("# exit ")[2] or 0)
-        command = [sys.executable, "-m", "downhaul", *words[1:]]
+        command = [sys.executable, "-W", "error", "-m", *(words if ours else words[2:])]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if ended.returncode != expected:
             raise AssertionError(f"{where}: {line!r} ends with {ended.returncode}, not {expected}:\n{ended.stderr}")

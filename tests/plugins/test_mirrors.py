@@ -54,7 +54,7 @@ async def run(context: Context, url: str = URL, **options: object):
 
 
 async def test_a_list_of_prefixes_for_a_context():
-    """`MirrorList(list_url, replaces=prefix)`: the lines take the place of the prefix."""
+    """`MirrorList(url, replaces=prefix)`: the lines take the place of the prefix."""
     mem = MemDriver()
     mem.site(LIST, Reply(b"mem://m1/\nmem://m2/a/b/\n"))
     mem.site("mem://m2/a/b/dir/file", Reply(BYTES))
@@ -76,7 +76,7 @@ async def test_what_does_not_begin_with_the_prefix_is_left_alone():
 
 
 async def test_a_list_of_complete_urls_for_a_download():
-    """`MirrorList(list_url)`: the lines are complete URLs of the file."""
+    """`MirrorList(url)`: the lines are complete URLs of the file."""
     mem = server(mirrors("m1", "m2"), m2=Reply(BYTES))
     async with context_of(mem) as context:
         assert (await run(context, plugins=[MirrorList(LIST)]))[1] == BYTES
@@ -91,6 +91,20 @@ async def test_a_download_of_a_list():
     assert content == BYTES
     assert (result.url, result.source) == (LIST, "mem://m1/file")
     assert mem.urls == [LIST, "mem://m1/file"]
+
+
+async def test_mirrors_that_are_given():
+    """`MirrorList([…], replaces=prefix)` and `MirrorList([…])`: the mirrors themselves, and no list to fetch."""
+    mem = MemDriver()
+    mem.site("mem://m2/dir/file", Reply(BYTES))
+    prefixes = MirrorList(["mem://m1/", "mem://m2/"], replaces=PREFIX)
+    async with context_of(mem, prefixes) as context:
+        assert (await run(context))[0].source == "mem://m2/dir/file"
+    async with context_of(mem) as context:
+        plugin = MirrorList(iter(["mem://m1/dir/file", "mem://m2/dir/file"]))
+        assert (await run(context, plugins=[plugin]))[0].source == "mem://m2/dir/file"
+    assert mem.urls == ["mem://m1/dir/file", "mem://m2/dir/file"] * 2
+    assert prefixes == MirrorList(("mem://m1/", "mem://m2/"), replaces=PREFIX)
 
 
 async def test_a_list_under_the_very_prefix_that_it_replaces():
@@ -116,16 +130,27 @@ async def test_a_stream_from_mirrors():
 
 def test_what_cannot_be_meant_is_refused():
     """A prefix needs a list, and is no empty string."""
-    with pytest.raises(ValueError, match="needs the URL of the list"):
+    with pytest.raises(ValueError, match="needs the mirrors"):
         MirrorList(replaces=PREFIX)
     with pytest.raises(ValueError, match="beginning of URLs"):
         MirrorList(LIST, replaces="")
+    with pytest.raises(ValueError, match="one mirror at least"):
+        MirrorList([])
+    with pytest.raises(ValueError, match="URL"):
+        MirrorList(["mem://m1/", "m2"])
 
 
 def test_equal_configuration_is_equal():
     """“Plugins are values”."""
     assert MirrorList(LIST, replaces=PREFIX) == MirrorList(LIST, replaces=PREFIX)
     assert len({MirrorList(LIST), MirrorList(LIST), MirrorList(LIST, ttl=5), MirrorList()}) == 3
+
+
+def test_no_secret_is_shown():
+    """The repr shows mirrors without userinfo and without the values of queries."""
+    shown = repr(MirrorList(["mem://m1/?key=canary", "mem://u:canary@m2/"], replaces=PREFIX))
+    assert "canary" not in shown
+    assert "mem://m2/" in shown
 
 
 # What a list may hold

@@ -30,11 +30,13 @@ class Plan:
 
     @property
     def error(self) -> Exception | None:
-        """What `result` would raise, or None."""
+        """What `result` raises, or None."""
         return self._error
 
     def result(self) -> Result:
         """Return the `Result`, or raise the `DownloadError`."""
+        if isinstance(self._error, DownloadError):
+            raise self._error.copy()  # what is raised holds, by its traceback, the caller's frame, and so this plan
         if self._error is not None:
             raise self._error
         return cast("Result", self._result)
@@ -115,7 +117,7 @@ class Crew:
         if task.cancelled():
             plan = Plan(job.download, None, RuntimeError("cancelled: the context was closed"))
         elif isinstance(error := task.exception(), Exception):
-            plan = Plan(job.download, None, error)
+            plan = Plan(job.download, None, error.with_traceback(None))  # whose frames hold all that the job had
         elif isinstance(outcome := task.result(), DownloadError):
             plan = Plan(job.download, None, outcome)
         else:

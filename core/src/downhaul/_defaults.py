@@ -30,10 +30,13 @@ class Verdict(Plugin):
 
     @hookimpl
     async def validate(self, transfer: Transfer) -> None:
-        """Raise the first ValidationError of an enforced validation; log those of the others."""
+        """Raise the ValidationError of the first enforced validation that has one; log those that are not enforced.
+
+        What stands behind the one that refuses is not asked: it may rely on those before it.
+        """
         for validation, check in transfer.checks:
             try:
-                check.finish()
+                await transfer.judge(check)
             except ValidationError as error:
                 if validation.enforced:
                     raise

@@ -40,7 +40,8 @@ class Download:
     are names of algorithms to calculate (any that `hashlib` knows), or maps such names to the hexadecimal digits that
     are expected. *plugins* are plugins of this download, or names of the entry-point group ``downhaul.plugins``.
     *attachment* is yours: it comes back in results and errors. *unless* asks for nothing if the file still has that
-    `Version`. Settings come as a `Settings` or as its fields; the context fills what is unset.
+    `Version`, which is for the source that named it: any other one is asked for the file. Settings come as a `Settings`
+    or as its fields; the context fills what is unset.
 
     Raises ValueError or TypeError for what cannot be meant, and PluginError for a plugin that breaks the contract,
     before any I/O.
@@ -146,18 +147,18 @@ class Download:
             begun(transfer)
         return await work
 
-    async def _told(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Await *work*; tell the failure of a nested download as such."""
-        failure: PreparationError
+    async def _told(self, work: Coroutine[Any, Any, Result | DownloadError]) -> Result:
+        """Await *work*, and raise its failure; that of a nested download is told as such."""
+        outcome = await work
+        if not isinstance(outcome, DownloadError):
+            return outcome
+        if self._parent is not None and not isinstance(outcome, PluginError):
+            told = f"{show(self.url)} is needed first: {type(outcome).__name__}: {outcome}"
+            outcome = PreparationError(told, outcome)
         try:
-            return await work
-        except PluginError:
-            raise
-        except DownloadError as error:
-            if self._parent is None:
-                raise
-            failure = PreparationError(f"{show(self.url)} is needed first: {type(error).__name__}: {error}", error)
-        raise failure
+            raise outcome
+        finally:
+            del outcome  # its traceback holds this frame
 
     def _inherited(self, parent: Transfer) -> Settings:
         """Return what comes from *parent*: what is secret stays with its origin."""

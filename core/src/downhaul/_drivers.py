@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ._settings import Settings
 
 GROUP: Final = "downhaul.drivers"
+_EXTRAS: Final = {"http": "http", "https": "http", "ftp": "ftp"}
+"""What brings the drivers that we ship; only for messages."""
 
 
 class Driver(ABC):
@@ -95,7 +97,13 @@ class DriverBook:
         """Raise UnsupportedScheme unless a driver for *scheme* is given or announced; nothing is imported."""
         if not self.is_loaded(scheme) and scheme not in self.schemes():
             installed = ", ".join(self.schemes()) or "none"
-            error = UnsupportedScheme(f"no driver for {scheme!r} (installed: {installed})")
+            extra = _EXTRAS.get(scheme)
+            help_ = (
+                f"pip install 'downhaul[{extra}]'"
+                if extra
+                else f"install one, which announces it in the group {GROUP!r}"
+            )
+            error = UnsupportedScheme(f"no driver for {scheme!r} (installed: {installed}); {help_}")
             error.url = show(url)
             raise error
 

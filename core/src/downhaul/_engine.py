@@ -33,6 +33,8 @@ from ._settings import User
 from ._urls import check_url, scheme_of, show, split_userinfo
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ._models import Retry
     from ._pipeline import Pipeline
     from ._registry import Hooks
@@ -60,6 +62,12 @@ class _NoTryLeft(DownloadError):
     """The plugins aim at a source that has had its tries of this round."""
 
 
+async def _spent() -> AsyncIterator[bytes]:
+    """Yield nothing: the body of an answer that was left."""
+    return
+    yield b""
+
+
 class Engine:
     """Runs the attempts of one transfer."""
 
@@ -70,8 +78,11 @@ class Engine:
         self._kept_before = 0
         self._published: Result | None = None
 
-    async def run(self) -> Result:
-        """Run within the total time limit; whatever happens, leave nothing behind and call `done` once."""
+    async def run(self) -> Result | DownloadError:
+        """Run within the total time limit; whatever happens, leave nothing behind and call `done` once.
+
+        A failure is returned: raised here, it would hold the transfer by its traceback for as long as anybody keeps it.
+        """
         transfer, pipeline = self._transfer, self._pipeline
         total = transfer.settings.timeout.total if transfer.settings.timeout is not None else None
         result: Result | None = None
@@ -96,11 +107,13 @@ class Engine:
                     transfer.download.url, transfer.request.url, transfer.history, transfer.download.attachment
                 )
             self._hooks.done(transfer, result or self._published or failure)
+            if transfer.payload is not None:  # its body holds what the driver had open, and so may hold our task
+                transfer.payload = replace(transfer.payload, body=_spent())
         if result is not None:
             return result
         assert failure is not None
-        failure.__cause__ = failure.__context__ = None
-        raise failure
+        failure.__cause__ = failure.__context__ = failure.__traceback__ = None
+        return failure
 
     async def _attempts(self) -> Result:
         """Attempt until one succeeds or nobody knows a way any more."""
@@ -180,12 +193,12 @@ class Engine:
         transfer.context._drivers.check(scheme_of(url), url)
 
     async def _attempt(self) -> Result:
-        """Open, receive, validate, publish; where continuing went wrong, once more from 0."""
+        """Open, receive, validate, publish; where continuing or asking by a version went wrong, once more from 0."""
         request = self._kept.continued(self._transfer.request)
         try:
             return await self._deliver(request)
         except RangeRefused as error:
-            if not request.offset:
+            if not request.offset and request.unless is None:
                 raise
             _log.info("%s: %s; starting again from 0", self._transfer, error)
         except ValidationError as error:
@@ -197,7 +210,7 @@ class Engine:
             _log.info("%s: %s; bytes of several answers, so again from 0", self._transfer, error)
         self._kept.restart()
         try:
-            return await self._deliver(replace(request, offset=0, version=None))
+            return await self._deliver(replace(request, offset=0, version=None, unless=None))
         except ValidationError:
             self._kept.restart()
             raise
@@ -280,6 +293,7 @@ class Engine:
 
     def _result(self, payload: Payload, size: int) -> Result:
         transfer, info = self._transfer, payload.info
+        version = None if info.version is None else replace(info.version, source=show(transfer.request.url))
         return Result(
             url=transfer._base.url,
             source=info.url,
@@ -291,16 +305,19 @@ class Engine:
             attachment=transfer.download.attachment,
             not_modified=info.not_modified,
             proof="not modified" if info.not_modified else self._kept.proof(info),
-            version=info.version,
+            version=version,
             history=transfer.history,
         )
 
     def _record(self, error: DownloadError) -> None:
-        """Enter the failed attempt in the history; the exception itself holds on to nothing."""
+        """Enter the failed attempt in the history; the exception itself holds on to nothing.
+
+        The history has a copy: the error gets the history in the end, and would hold itself.
+        """
         transfer, source = self._transfer, self._transfer.request.url
         error.__cause__ = error.__context__ = error.__traceback__ = None
         error.source = error.source or source
-        transfer.history = (*transfer.history, Attempt(source, transfer.round, self._pipeline.position, error))
+        transfer.history = (*transfer.history, Attempt(source, transfer.round, self._pipeline.position, error.copy()))
 
     def _note_repair(self, name: str | None) -> None:
         *before, last = self._transfer.history
@@ -325,6 +342,7 @@ class Engine:
             return StreamBroken(f"nobody continues the stream after {outlet.released} bytes: {error}")
         last = {attempt.source: attempt.error for attempt in self._transfer.history}
         if len({type(each) for each in last.values()}) <= 1:
-            return max((error, *last.values()), key=lambda each: each.retry_after or 0)
+            longest = max((error, *last.values()), key=lambda each: each.retry_after or 0)
+            return error if longest is error else longest.copy()
         told = "; ".join(f"{show(source)}: {type(each).__name__}: {each}" for source, each in list(last.items())[-10:])
         return SourcesExhausted(f"{len(last)} sources failed: {told}", list(last.values()))

@@ -73,6 +73,8 @@ class DownloadError(Exception):
             pickle.dumps(self.attachment)
         except Exception:  # whatever a foreign object raises, the error must travel
             state["attachment"] = None
+            left = f"its attachment, a {type(self.attachment).__name__}, cannot be pickled and was left behind"
+            state["__notes__"] = [*state.get("__notes__", ()), left]
         return _rebuild, (type(self), self.args), state  # apart: the history holds the error itself
 
     def belongs_to(self, url: str, source: str, history: tuple[Attempt, ...], attachment: object) -> None:
@@ -133,6 +135,7 @@ class TimeoutExceeded(FetchError):
     def __init__(self, message: str = "", phase: str = "") -> None:
         super().__init__(message)
         self.phase = phase
+        self.transient = phase != "total"  # there is no time left to do it again in
 
 
 class Truncated(FetchError):
@@ -150,7 +153,7 @@ class RedirectError(FetchError):
 
 
 class RangeRefused(FetchError):
-    """The answer to a range does not continue the bytes that are there; nothing was appended."""
+    """The answer is of another version, or does not continue the bytes that are there; nothing was appended."""
 
 
 class StatusError(FetchError):

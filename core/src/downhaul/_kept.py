@@ -34,6 +34,9 @@ class Kept:
         """Return *request* for the rest of the file, with what must not have changed; for all of it without proof."""
         position, outlet = self._pipeline.position, self._pipeline.outlet
         start = replace(request, offset=0, length=None, version=None)
+        known = request.unless
+        if known is not None and known.source not in {None, show(request.url)}:
+            start = replace(start, unless=None)  # an equal tag of another source is chance (RFC 9110, section 8.8.1)
         if outlet is not None and outlet.released:
             start = replace(start, unless=None)  # what the consumer has is no longer conditional
         if not position or not self._resumable:
@@ -55,7 +58,8 @@ class Kept:
             if self.size is not None and info.size is not None and self.size != info.size:
                 raise RangeRefused(f"{show(request.url)} has {info.size} bytes, not {self.size}")
             joined = self.joined or request.version is None
-            size = self.size if info.size is None else info.size  # what was known of the whole still holds
+            if size is None and not joined:
+                size = self.size  # of this very version; what another answer said of the whole, the digest will judge
         elif info.start:
             raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
         elif self._pipeline.position:

@@ -122,6 +122,8 @@ class Call(Generic[_T]):
                 self._cancel_soon()
                 concurrent.futures.wait((self._outcome,))
             raise
+        finally:
+            self._let_go()
 
     async def arrive(self) -> _T:
         """Await it on the running loop. Cancellation goes over, and comes back when the clean-up is done."""
@@ -140,11 +142,14 @@ class Call(Generic[_T]):
             except asyncio.CancelledError as reason:
                 cancelled = reason
                 self._cancel_soon()
-        if cancelled is not None:
-            raise cancelled
-        if self._outcome.cancelled():
-            raise RuntimeError("the context was closed while it was at work")
-        return self._outcome.result()
+        try:
+            if cancelled is not None:
+                raise cancelled
+            if self._outcome.cancelled():
+                raise RuntimeError("the context was closed while it was at work")
+            return self._outcome.result()
+        finally:
+            self._let_go()
 
     def _start(self) -> None:
         if self._cancelled:
@@ -166,8 +171,14 @@ class Call(Generic[_T]):
             self._outcome.set_result(task.result())
 
     def _give_up(self) -> None:
-        self._outcome.cancel()
-        self._outcome.set_running_or_notify_cancel()
+        outcome = self._outcome
+        outcome.cancel()
+        outcome.set_running_or_notify_cancel()
+
+    def _let_go(self) -> None:
+        """Forget what came of it: an error holds, by its traceback, the frames of who waited, and these hold us."""
+        if self._outcome.done():
+            self._task, self._outcome = None, concurrent.futures.Future()
 
     def _cancel_soon(self) -> None:
         with contextlib.suppress(RuntimeError):  # it has ended, and its loop too

@@ -71,12 +71,17 @@ class Version:
 
     `tag` is an entity tag with its quotes, ``W/`` included where it is weak; `modified` is the server's own text
     for the time of modification; `size` is in bytes. Of a `strong` version, equal means byte for byte the same.
+
+    `source` is the URL, as it may be shown, of the source that named it; None where nobody noted it. A server chooses
+    its tags for itself, so as `Download(unless=…)` a version is for that source alone; without one, for all of them.
+    What is equal says nothing of sources. All fields are plain data: ``Version(**dataclasses.asdict(version))``.
     """
 
     tag: str | None = None
     modified: str | None = None
     size: int | None = None
     strong: bool = False
+    source: str | None = field(default=None, compare=False, repr=False)
 
     def contradicts(self, other: Version) -> bool:
         """Tell whether *other* differs in anything that both of them know."""
@@ -153,6 +158,12 @@ class Request:
         """The credentials, if the request goes to the origin that they are bound to."""
         credentials = self.credentials
         return credentials if credentials is not None and credentials.origin == self.origin else None
+
+    @property
+    def user(self) -> User | None:
+        """Who asks, as the origin is told. Connections of one user are not for another."""
+        credentials = self.entitled
+        return None if credentials is None else credentials.user
 
     def authorized(
         self,
@@ -350,7 +361,8 @@ class Result:
     `url` is that of the download and `source` the one that delivered, after redirects, both without userinfo;
     `size` is in bytes; `digests` maps names of algorithms to hexadecimal digits; `attempts` counts all of them, the
     failed ones are in `history`; `proof` is what proved the bytes complete (a length, a final chunk, FTP's SIZE,
-    a digest), or "unproven".
+    a digest), or "unproven". `version` is what to give as `Download(unless=…)` next time, or None. `not_modified`: the
+    file still has that version; no byte came, so `size` is 0, nothing was judged, and nothing was written.
     """
 
     url: str
@@ -368,8 +380,14 @@ class Result:
 
     @property
     def artifact_attributes(self) -> dict[str, int | str]:
-        """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``."""
-        return {"size": self.size, **self.digests}
+        """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``.
+
+        Names are those of `hashlib`, with "_" for "-", so all can be keywords: "SHA3-256" is ``sha3_256``. Raises
+        ValueError where the file was not modified: nothing came that could be described.
+        """
+        if self.not_modified:
+            raise ValueError(f"{show(self.url)} was not modified, nothing was received: keep the attributes you have")
+        return {"size": self.size, **{name.replace("-", "_"): digits for name, digits in self.digests.items()}}
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in self.__slots__]

@@ -92,6 +92,7 @@ class SharedValues:
                     del self._flights[full]
                 flight.task.cancel()
                 await asyncio.wait((flight.task,))
+            del flight  # its task holds the error, whose traceback holds this frame
 
     async def _make(
         self, full: _Key, factory: Callable[[], Awaitable[_T]], ttl: float | Callable[[_T], float | None] | None
@@ -109,6 +110,7 @@ class SharedValues:
             flight = self._flights.get(full)
             if flight is not None and flight.task is asyncio.current_task():
                 del self._flights[full]
+            del flight  # as above
 
     def _refuse_circle(self, me: _Key, full: _Key) -> None:
         path = self._path(full, me)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
 
+from ._proxies import choose_proxy, no_proxy_entries
 from ._urls import check_url, show
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class SettingsFields(TypedDict, total=False):
     tls: TLS | None
     user: User | None
     proxy: str | None
+    no_proxy: Iterable[str] | None
     environment: bool | None
     headers: Mapping[str, str] | None
     retries: int | None
@@ -101,9 +103,12 @@ class SettingsFields(TypedDict, total=False):
 class Settings:
     """The settings of a download; what is None is unset, and filled from the context, then from the defaults.
 
-    `proxy` is the URL of a proxy, credentials included, or "" for none whatever the context says. `environment`
-    lets the client libraries read proxies from environment variables. `headers` go to the origin of the download
-    only, save Accept, Accept-Language and User-Agent. `retries` counts rounds after the first (default 3).
+    `proxy` is the URL of a proxy, credentials included, or "" for none whatever the context and the environment
+    say. `no_proxy` names what is reached without it, as several entries or one str with commas: a name means that
+    host and every one below, a leading dot only those below, addresses and networks (``10.0.0.0/8``) mean literal
+    addresses, ``*`` means all, and a port (``host:8080``) that port only. `environment` takes the proxy, and
+    `no_proxy`, from environment variables where they are unset. `headers` go to the origin of the download only,
+    save Accept, Accept-Language and User-Agent. `retries` counts rounds after the first (default 3).
     `require_proof` refuses a download that nothing proves complete. `max_size` is in bytes. `schemes` are those
     that anything remote (redirect, mirror list) may name, besides the download's own. `options` are typed options
     of drivers, such as ``HttpOptions(http2=True)``.
@@ -113,6 +118,7 @@ class Settings:
     tls: TLS | None = None
     user: User | None = None
     proxy: str | None = None
+    no_proxy: Iterable[str] | None = None
     environment: bool | None = None
     headers: Mapping[str, str] | None = None
     retries: int | None = None
@@ -130,6 +136,8 @@ class Settings:
             check_url(self.proxy)
             if "://" not in self.proxy:
                 raise ValueError(f"proxy=… is a URL, such as http://gateway:3128; not {show(self.proxy)!r}")
+        if self.no_proxy is not None:
+            object.__setattr__(self, "no_proxy", no_proxy_entries(self.no_proxy))
         if self.retries is not None and self.retries < 0:
             raise ValueError(f"retries=… counts rounds after the first, from 0; not {self.retries}")
         if self.max_size is not None and self.max_size < 0:
@@ -180,13 +188,19 @@ class Settings:
         """Return these settings with every default in its place, except where None means something by itself."""
         return self.filled(DEFAULTS)
 
+    def proxy_for(self, url: str) -> str:
+        """Return the URL of the proxy for *url*, credentials included, or "" for none."""
+        entries = None if self.no_proxy is None else tuple(self.no_proxy)
+        return choose_proxy(url, self.proxy, entries, environment=bool(self.environment))
+
     @cached_property
     def connection(self) -> Settings:
-        """The part that decides which connections may be shared: TLS, proxy, environment and options.
+        """The part that decides which connections may be shared: TLS, the proxy and where none is used, options.
 
-        Hashable, without time limits, headers and user: the key of a driver's pools.
+        Hashable, without time limits and headers: the key of a driver's pools, together with ``Request.origin`` and
+        ``Request.user``.
         """
-        return Settings(tls=self.tls, proxy=self.proxy, environment=self.environment, options=self.options)
+        return Settings(**{name: getattr(self, name) for name in _CONNECTION})
 
     @cached_property
     def home(self) -> Settings:
@@ -217,7 +231,7 @@ class Settings:
         shown = []
         for each in fields(self):
             value = getattr(self, each.name)
-            if value is None or value == ():
+            if value is None or (each.name == "options" and not value):
                 continue
             shown.append(f"{each.name}={show(value)!r}" if each.name == "proxy" else f"{each.name}={value!r}")
         return f"Settings({', '.join(shown)})"
@@ -279,9 +293,10 @@ _KINDS: Final[dict[str, type]] = {
     "timeout": Timeout, "tls": TLS, "user": User, "proxy": str, "environment": bool, "headers": Mapping,
     "retries": int, "require_proof": bool, "max_size": int,
 }  # fmt: skip
+_CONNECTION: Final = ("tls", "proxy", "no_proxy", "environment", "options")
 _EMPTY: Final = Settings()
 DEFAULTS: Final = Settings(
-    timeout=Timeout(), tls=TLS(), proxy="", environment=False, headers={}, retries=3, require_proof=False,
+    timeout=Timeout(), tls=TLS(), environment=False, headers={}, retries=3, require_proof=False,
     schemes=("http", "https", "ftp", "ftps"),
 )  # fmt: skip
 """What is in force where neither the download nor the context says otherwise."""

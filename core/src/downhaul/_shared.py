@@ -68,6 +68,7 @@ class Shared:
             return await work
         finally:
             self.running.discard(task)
+            del task  # it holds the error, whose traceback holds this frame
 
     async def aclose(self) -> None:
         """Cancel what runs, then close everything, the youngest first."""

@@ -94,8 +94,15 @@ class Transfer:
 
     @property
     def checks(self) -> tuple[tuple[Validation, Check], ...]:
-        """Each validation with its check at work; whoever gives the verdict calls ``check.finish()``, in `validate`."""
+        """Each validation with its check at work; whoever gives the verdict calls `judge`, in `validate`."""
         return self._pipeline.checks
+
+    async def judge(self, check: Check) -> None:
+        """Let *check*, one of `checks`, finish: raises ValidationError if the bytes are not the right ones.
+
+        That of a validation of somebody else's is called in a thread: it may take its time.
+        """
+        await self._pipeline.judge(check)
 
     def body(self) -> BinaryIO | None:
         """Return the bytes that arrived as a binary file to be closed by the caller, or None where they streamed past.

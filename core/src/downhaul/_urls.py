@@ -76,6 +76,12 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{host}:{port}"
 
 
+def port_of(url: str) -> int | None:
+    """Return the port that *url* names, or that of its scheme."""
+    parts = urlsplit(url)
+    return _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
+
+
 def split_userinfo(url: str) -> tuple[str, tuple[str, str] | None]:
     """Return *url* without its userinfo, and the name and the password that stood there, decoded."""
     parts = urlsplit(url)

@@ -20,7 +20,7 @@ class Check(Protocol):
         """Take the next *block*; raise ValidationError as soon as the bytes cannot be right any more."""
 
     def finish(self) -> None:
-        """All bytes have come: raise ValidationError if they are not the right ones."""
+        """All bytes have come: raise ValidationError if they are not the right ones. It has a thread, and its time."""
 
 
 class Validation(ABC):

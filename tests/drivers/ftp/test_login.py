@@ -230,8 +230,10 @@ async def test_proxy_is_refused(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> 
     from_environment = Settings(environment=True).complete()
     with FtpServer(FILES) as server:
         await ask.fails(ProxyError, server.url("a"), Settings(proxy="http://127.0.0.1:1").complete())
+        exempt = Settings(proxy="http://127.0.0.1:1", no_proxy="127.0.0.0/8").complete()
+        assert (await ask.get(server.url("a"), exempt))[1] == b"alpha"
         assert (await ask.get(server.url("a"), from_environment))[1] == b"alpha"
-        assert server.controls == 1
+        assert server.controls == 2
         monkeypatch.setenv("ftp_proxy", "http://127.0.0.1:1")
         await ask.fails(ProxyError, server.url("a"), from_environment)
         monkeypatch.setenv("no_proxy", "127.0.0.1")

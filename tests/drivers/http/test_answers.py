@@ -9,6 +9,7 @@ from downhaul import (
     NotFound,
     ProtocolError,
     ProxyError,
+    RangeRefused,
     Redirected,
     RedirectError,
     Request,
@@ -191,6 +192,29 @@ async def test_unless(fetch):
     sent = route.calls.last.request.headers
     assert (sent["If-None-Match"], sent["If-Modified-Since"]) == ('W/"v1"', MODIFIED)
     assert (info.not_modified, info.version, info.size, content) == (True, version, 5, b"")
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "same"),
+    [
+        (Version('"a"', strong=True), {}, True),
+        (Version('"a"', strong=True), {"ETag": 'W/"a"'}, True),
+        (Version('W/"a"', MODIFIED), {"ETag": '"a"', "Last-Modified": "Mon, 07 Nov 1994 08:49:37 GMT"}, True),
+        (Version(modified=MODIFIED), {"ETag": '"a"'}, True),
+        (Version(modified=MODIFIED), {"Last-Modified": MODIFIED}, True),
+        (Version('"a"', MODIFIED), {"ETag": '"b"', "Last-Modified": MODIFIED}, False),
+        (Version(modified=MODIFIED), {"Last-Modified": "Sat, 05 Nov 1994 08:49:37 GMT"}, False),
+    ],
+)
+@respx.mock
+async def test_not_modified_of_which_version(asked, named, same, fetch):
+    """A 304 that names another version than was asked by is refused; tags are compared weakly, and before times."""
+    respx.get(URL).mock(return_value=httpx.Response(304, headers=named))
+    if same:
+        assert (await fetch(Request(URL, unless=asked)))[0].version == asked
+    else:
+        with pytest.raises(RangeRefused, match="of another version"):
+            await fetch(Request(URL, unless=asked))
 
 
 @respx.mock

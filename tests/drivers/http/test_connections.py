@@ -12,7 +12,7 @@ import pytest
 import trustme
 from tests.servers.http import head, http_server
 
-from downhaul import TLS, ConnectError, Request, Settings, Timeout, TimeoutExceeded
+from downhaul import TLS, ConnectError, Request, Settings, Timeout, TimeoutExceeded, User
 from downhaul_http import HttpDriver, HttpOptions
 
 
@@ -164,7 +164,7 @@ async def test_an_exception_of_the_consumer_comes_out_as_it_is(driver, settings)
 
 
 async def test_settings_have_their_own_connections(driver):
-    """Connections are shared by equal settings only; time limits, user and headers make no difference."""
+    """Connections are shared by equal settings only; time limits and retries make no difference."""
     same = [Settings(timeout=Timeout(read=n), retries=n).complete() for n in (1, 2)]
     other = [Settings(tls=TLS(verify=False)).complete(), Settings(options=[HttpOptions(keepalive_expiry=1)]).complete()]
     with http_server(answer) as server:
@@ -173,6 +173,24 @@ async def test_settings_have_their_own_connections(driver):
                 async for _ in payload.body:
                     pass
             assert server.connections == connections
+
+
+async def test_users_have_their_own_connections(driver, settings):
+    """A connection serves one user again and again, and nobody else; a token or key is told with each request."""
+    basic, other = {"user": User("elmer", "1")}, {"user": User("elmer", "2")}
+    spnego = {"headers": [("Authorization", "Negotiate YII=")]}
+    turns = [
+        ({}, 1), (basic, 2), (other, 3), (spnego, 4), ({"headers": [("authorization", "NTLM TlR=")]}, 5),
+        ({"headers": [("Authorization", "Bearer a")]}, 5), ({"headers": [("X-Key", "k")]}, 5), (basic, 5), (other, 5),
+        (spnego, 5), ({}, 5),
+    ]  # fmt: skip
+    with http_server(answer) as server:
+        for credentials, connections in turns:
+            request = Request(server.url())
+            async with driver.open(request.authorized(**credentials) if credentials else request, settings) as payload:
+                async for _ in payload.body:
+                    pass
+            assert server.connections == connections, credentials
 
 
 async def test_idle_connections_expire(driver):

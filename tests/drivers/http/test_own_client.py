@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import httpx
@@ -11,6 +12,7 @@ from downhaul import (
     ConnectError,
     Context,
     Plugin,
+    PluginError,
     Redirected,
     RedirectError,
     Request,
@@ -149,6 +151,49 @@ async def test_mistakes_come_through(settings):
                 pass
     with pytest.raises(RuntimeError):
         async with HttpDriver(client=client).open(Request("http://host/"), settings):
+            pass
+
+
+def test_it_may_be_made_for_each_context():
+    """A function makes a client on the loop of each context, once; it serves all downloads, and is closed with it."""
+    made = []
+
+    def make():
+        made.append(httpx.AsyncClient(headers={"X-Own": "yes"}, trust_env=False))
+        return made[-1]
+
+    driver = HttpDriver(client=make)
+    with http_server(script) as server:
+        for number in (1, 2):
+            with Context(drivers={"http": driver}) as context:
+                for _ in range(3):
+                    context.download(server.url(), BufferWriter())()
+                assert [client.is_closed for client in made] == [True] * (number - 1) + [False]
+            assert (len(made), server.connections) == (number, number)
+            server.wait_until(lambda server: server.open == 0)
+        assert {sent.header("X-Own") for sent in server.requests} == {"yes"}
+    assert all(client.is_closed for client in made)
+
+
+async def test_it_is_for_one_loop(client):
+    """A client that was given is refused on another loop than its own, by a sentence that says what to do."""
+    driver = HttpDriver(client=client)
+    with http_server(script) as server:
+        async with Context(drivers={"http": driver}) as context:
+            await context.download(server.url(), BufferWriter()).run()
+        elsewhere = Context(drivers={"http": driver})
+        try:
+            with pytest.raises(PluginError, match=r"another event loop.*HttpDriver\(client=lambda: httpx.AsyncClient"):
+                await elsewhere.download(server.url(), BufferWriter()).run()
+        finally:
+            await asyncio.to_thread(elsewhere.close)
+        assert (await client.get(server.url())).text == "hello"
+
+
+async def test_what_is_made_must_be_a_client(settings):
+    """What the function returns is checked."""
+    with pytest.raises(TypeError, match=r"HttpDriver\(client=…\) made no httpx.AsyncClient, but int"):
+        async with HttpDriver(client=lambda: 7).open(Request("http://127.0.0.1:1/"), settings):
             pass
 
 

@@ -16,7 +16,7 @@ import click
 from downhaul import TLS, Settings, Timeout, User
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
@@ -27,6 +27,7 @@ class Options(TypedDict):
     header: Sequence[str]
     user: str | None
     proxy: str | None
+    no_proxy: str | None
     environment: bool | None
     insecure: bool
     cacert: Path | None
@@ -62,6 +63,9 @@ _OPTIONS: Final = (
         "--user", metavar="NAME[:PASSWORD]", help="Log in at the host of the URL; a missing password is asked for."
     ),
     click.option("--proxy", metavar="URL", help='Go through a proxy: http://[name:password@]host:port. "" is none.'),
+    click.option(
+        "--no-proxy", metavar="HOSTS", help="Reach these without it: names, .suffixes, addresses, networks; or *."
+    ),
     click.option("--environment/--no-environment", default=None, help="Take proxies from environment variables."),
     click.option("-k", "--insecure", is_flag=True, help="Accept every certificate."),
     click.option("--cacert", metavar="PEM", type=_PEM, help="Trust these authorities, in place of the system's."),
@@ -91,6 +95,7 @@ def settings_of(options: Options) -> Settings:
         timeout=_timeout(options),
         tls=TLS(options["cacert"], options["cert"], options["key"], verify=not options["insecure"]),
         proxy=_proxy(options["proxy"]),
+        no_proxy=_no_proxy(options["no_proxy"]),
         environment=options["environment"],
         headers=_headers(options["header"]),
         retries=options["retries"],
@@ -127,6 +132,15 @@ def _proxy(url: str | None) -> str | None:
         return Settings(proxy=url).proxy
     except ValueError:
         raise click.UsageError("--proxy takes a URL, such as http://gateway.example.org:3128") from None
+
+
+def _no_proxy(entries: str | None) -> Iterable[str] | None:
+    try:
+        return Settings(no_proxy=entries).no_proxy
+    except ValueError:
+        raise click.UsageError(
+            "--no-proxy takes names, .suffixes, addresses and networks (10.0.0.0/8), separated by commas, and * for all"
+        ) from None
 
 
 def _user(given: str | None) -> User | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from downhaul import (
     BufferWriter,
@@ -21,7 +21,7 @@ from downhaul import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from downhaul import Block, DownloadError, Transfer
 
@@ -33,30 +33,36 @@ _MIRRORS: Final = 1000
 class MirrorList(Plugin):
     """Asks the mirrors of a list for the file, in the order of the list; the next one when one fails, however it does.
 
-    The list is text with a URL on each line; blank lines and those that begin with "#" do not count.
+    *mirrors* are URLs, or the URL of a list of them: text with one on each line; blank lines and those that begin with
+    "#" do not count.
 
-    ``MirrorList(list_url, replaces=prefix)`` is for a context: the lines are prefixes, and take the place of *prefix*
-    in the URL of each download that begins with it. ``MirrorList(list_url)`` is for a download: the lines are complete
-    URLs of its file. ``MirrorList()`` is for a download whose own URL is that of such a list.
+    ``MirrorList(mirrors, replaces=prefix)`` is for a context: the mirrors are prefixes, and take the place of *prefix*
+    in the URL of each download that begins with it. ``MirrorList(mirrors)`` is for a download: they are complete URLs
+    of its file. ``MirrorList()`` is for a download whose own URL is that of a list of such.
 
-    The list is fetched once per context, and again after *ttl* seconds.
+    A list is fetched once per context, and again after *ttl* seconds.
     """
 
-    list_url: str | None = None
+    mirrors: str | Iterable[str] | None = None
     replaces: str | None = None
     ttl: float | None = 3600.0
 
     def __post_init__(self) -> None:
-        if self.list_url is not None:
-            Download(self.list_url)  # which refuses what is no URL
-        if self.replaces is not None and self.list_url is None:
-            raise ValueError("MirrorList(replaces=…) needs the URL of the list too")
+        if self.mirrors is not None and not isinstance(self.mirrors, str):
+            object.__setattr__(self, "mirrors", tuple(self.mirrors))
+            if not self.mirrors:
+                raise ValueError("MirrorList([…]) names one mirror at least")
+        for url in (self.mirrors,) if isinstance(self.mirrors, str) else self.mirrors or ():
+            Download(url)  # which refuses what is no URL
+        if self.replaces is not None and self.mirrors is None:
+            raise ValueError("MirrorList(replaces=…) needs the mirrors, or the URL of the list, too")
         if self.replaces == "":
             raise ValueError("MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/")
 
     def __repr__(self) -> str:
-        shown = (f"{name}={show(url)!r}" for name, url in vars(self).items() if isinstance(url, str))
-        return f"MirrorList({', '.join(shown)})"
+        given = {name: value for name, value in vars(self).items() if isinstance(value, str | tuple)}
+        shown = {name: show(url) if isinstance(url, str) else [*map(show, url)] for name, url in given.items()}
+        return f"MirrorList({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @hookimpl
     async def prepare(self, transfer: Transfer) -> None:
@@ -67,8 +73,11 @@ class MirrorList(Plugin):
         turn = transfer.state(self, _Turn)
         if turn.round != transfer.round:
             turn.round, turn.index = transfer.round, 0
-        list_url = self.list_url or url
-        lines = await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
+        if isinstance(self.mirrors, tuple):
+            lines: Sequence[str] = self.mirrors
+        else:
+            list_url = cast("str | None", self.mirrors) or url
+            lines = await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
         turn.sources = [self._source(line, url) for line in lines]
         turn.index = min(turn.index, len(lines) - 1)  # a list that was fetched again may be shorter
         transfer.request = replace(transfer.request, url=turn.sources[turn.index])

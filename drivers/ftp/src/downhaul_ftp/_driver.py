@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
-from urllib.request import getproxies, proxy_bypass
 
 from downhaul import (
     Driver,
@@ -80,11 +79,11 @@ class FtpDriver(Driver):
         if request.verb == "list":
             raise PolicyError("refused: listing is not offered yet")
         location = locate(request.url)
-        _check_proxy(settings, location.host)
+        if settings.proxy_for(request.url):
+            raise ProxyError('FTP through a proxy is not offered; for a direct connection set proxy="" or no_proxy')
         options = settings.of(FtpOptions)
-        credentials = request.entitled
-        user = credentials.user if credentials is not None else None
-        key = Key(request.origin, ANONYMOUS if user is None else check_user(user), settings.connection)
+        user = ANONYMOUS if request.user is None else check_user(request.user)
+        key = Key(request.origin, user, settings.connection)
         client, state = await self._begin(key, location, settings)
         body: Body | None = None
         clean = True
@@ -209,15 +208,6 @@ def _described(request: Request, state: _State, size: int | None, length: int | 
         resumable=True,
         proof=proof,
     )
-
-
-def _check_proxy(settings: Settings, host: str) -> None:
-    proxy = bool(settings.proxy)
-    if not proxy and settings.environment and not proxy_bypass(host):
-        proxies = getproxies()
-        proxy = bool(proxies.get("ftp") or proxies.get("all"))
-    if proxy:
-        raise ProxyError('FTP through a proxy is not offered; for a direct connection set proxy="", environment=False')
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -12,7 +12,6 @@ from downhaul import (
     Info,
     NotFound,
     ProtocolError,
-    ProxyError,
     RangeRefused,
     Redirected,
     RedirectError,
@@ -22,10 +21,11 @@ from downhaul import (
 )
 
 from ._dates import retry_after
+from ._failures import wants_credentials
 from ._fields import Fields, text
 from ._ranges import ContentRange, content_range, disagreement
 from ._requests import asks_range, wants_head_only
-from ._versions import has_changed, if_range, version_of
+from ._versions import check_unchanged, has_changed, if_range, version_of
 
 if TYPE_CHECKING:
     import httpx
@@ -129,6 +129,7 @@ def _not_modified(request: Request, response: httpx.Response, fields: Fields) ->
     if response.status_code != HTTPStatus.NOT_MODIFIED or request.unless is None:
         raise _refusal(request, response, fields)
     unless = request.unless
+    check_unchanged(unless, version_of(fields, None, time.time()))
     info = Info(
         request.url, fields.headers(), size=unless.size, version=unless, not_modified=True, proof="not modified"
     )
@@ -152,7 +153,7 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exce
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.offset > 0 and asks_range(request):
         return RangeRefused(f"the server has nothing from byte {request.offset} on ({said})")
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return ProxyError(f"the proxy wants credentials ({said}): Settings(proxy='http://user:password@…')")
+        return wants_credentials(said)
     kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
     wait = retry_after(fields.single(b"retry-after"), fields.single(b"date"), time.time())
     return kind(f"the server answers {said}", status, reason, wait)

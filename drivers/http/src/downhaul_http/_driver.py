@@ -19,7 +19,7 @@ from ._pools import Pools
 from ._requests import client_request, client_url, wants_head_only
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from downhaul import Request, Settings
 
@@ -29,19 +29,25 @@ if TYPE_CHECKING:
 class HttpDriver(Driver):
     """Speaks HTTP/1.1, and HTTP/2 where `HttpOptions` say so, by way of httpx.
 
-    `client`: a client of one's own, used for every request in place of the driver's pools, and never closed. Its
-    transports, proxies, TLS and event hooks are in force; TLS, proxy, environment and `HttpOptions` of the settings
+    `client`: a client of one's own, used for every request in place of the driver's pools, and never closed; it is for
+    the event loop that it is first used on. Or a function that makes one: called on the loop of each context, whose end
+    closes the client; so for synchronous code, where the loop is the context's own.
+
+    The client's transports, proxies, TLS and event hooks are in force; TLS, proxies and `HttpOptions` of the settings
     are not, the time limits are. Its header fields and its ``auth`` go to the origin of the download, never to a
     mirror or where a redirect leads; its cookies, parameters and base URL are not used, and it follows no redirect.
 
-    Raises TypeError where `client` is no ``httpx.AsyncClient``.
+    Raises TypeError where `client` is neither.
     """
 
     options: ClassVar[tuple[type, ...]] = (HttpOptions,)
 
-    def __init__(self, client: httpx.AsyncClient | None = None) -> None:
-        if client is not None and not isinstance(client, httpx.AsyncClient):
-            raise TypeError(f"HttpDriver(client=…) takes an httpx.AsyncClient, not {type(client).__name__}")
+    def __init__(self, client: httpx.AsyncClient | Callable[[], httpx.AsyncClient] | None = None) -> None:
+        if client is not None and not (isinstance(client, httpx.AsyncClient) or callable(client)):
+            raise TypeError(
+                "HttpDriver(client=…) takes an httpx.AsyncClient, or a function that makes one,"
+                f" not {type(client).__name__}"
+            )
         guard_loggers()
         self._senders: Senders = Pools() if client is None else OwnClient(client)
 
@@ -81,7 +87,7 @@ class HttpDriver(Driver):
             await self._senders.give_back(sender, clean=clean)
 
     async def aclose(self) -> None:
-        """Close every pool; a client of one's own stays open."""
+        """Close every pool; a client that was given, not made for the context, stays open."""
         await self._senders.aclose()
 
 

@@ -47,6 +47,7 @@ async def exchange(sender: Sender, request: httpx.Request, timeout: Timeout) -> 
                 failure = before_answer(
                     reasons, phase=course.phase, http2=course.http2, proxied=sender.proxied and not course.tunnelled
                 )
+            del reasons  # by their tracebacks they hold this frame
         else:
             # From here on the body has a clock of its own.
             course.limits["read"] = None
@@ -54,7 +55,10 @@ async def exchange(sender: Sender, request: httpx.Request, timeout: Timeout) -> 
         finally:
             await course.abandon()
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure
     raise AssertionError("the last round raises or returns")
 
 
@@ -98,6 +102,7 @@ class _Course:
 
     async def abandon(self) -> None:
         """Close a connection that was being made when this ended: the library forgets it on cancellation."""
+        self.clock = asyncio.timeout(None)  # the one that ran holds the task, and the library's exceptions hold us
         if self._stream is not None:
             stream, self._stream = self._stream, None
             with suppress(OSError):

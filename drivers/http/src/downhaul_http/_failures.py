@@ -60,11 +60,18 @@ def before_answer(reasons: list[BaseException], *, phase: str, http2: bool, prox
     if isinstance(reason, httpx.TimeoutException | TimeoutError):
         return TimeoutExceeded(_SILENT.get(phase, _SILENT["head"]), phase)
     error = _unanswered(reasons, http2=http2)
-    if proxied and isinstance(error, ConnectError | NameResolutionError) and phase == "connect":
-        transient = error.transient
-        error = ProxyError(f"the proxy cannot be reached: {error}")
-        error.transient = transient
-    return error
+    if not proxied or phase != "connect" or isinstance(error, ProxyError):
+        return error
+    # Nobody but the proxy has been spoken to. An error of TLS stays one: what to do about it is in the settings of TLS.
+    failed = TLSError if isinstance(error, TLSError) else ProxyError
+    named = failed(f"{'the proxy' if failed is TLSError else 'the proxy cannot be reached'}: {error}")
+    named.transient = error.transient
+    return named
+
+
+def wants_credentials(said: str) -> ProxyError:
+    """Return the error for a 407, which is a proxy's; *said* is its code and reason."""
+    return ProxyError(f"the proxy wants credentials, or others ({said}): Settings(proxy='http://user:password@…')")
 
 
 def in_body(reasons: list[BaseException], *, http2: bool) -> FetchError:
@@ -93,9 +100,21 @@ _SILENT: Final = {
 }
 
 
+_OTHER_AUTHORITY: Final = "TLS(ca_certificate=…) names the authorities to trust, as PEM text or a path"
+_REMEDIES: Final = {
+    # OpenSSL's X509_V_ERR_*: an unknown issuer, self-signed certificates, no way to check the first certificate
+    **dict.fromkeys((2, 18, 19, 20, 21), _OTHER_AUTHORITY),
+    9: "is the clock right?",
+    10: "the server needs a new one, unless the clock is wrong",
+    **dict.fromkeys((62, 64), "ask for the server by a name that its certificate has"),
+}
+
+
 def _unanswered(reasons: list[BaseException], *, http2: bool) -> FetchError:
     reason, root = reasons[0], _root(reasons)
     if isinstance(reason, httpx.ProxyError):
+        if str(reason).startswith("407"):
+            return wants_credentials(_text(reason))
         error = ProxyError(f"the proxy refused: {_text(reason)}")
         error.transient = str(reason)[:3] in _PASSING
         return error
@@ -121,7 +140,9 @@ def _unanswered(reasons: list[BaseException], *, http2: bool) -> FetchError:
 
 def _tls_text(reason: ssl.SSLError) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {_text(getattr(reason, 'verify_message', None) or reason)}"
+        found = _text(getattr(reason, "verify_message", None) or reason)
+        remedy = _REMEDIES.get(reason.verify_code, "TLS(verify=False) would trust everybody")
+        return f"the certificate is not trusted: {found}; {remedy}"
     return f"the TLS handshake failed: {_text(getattr(reason, 'reason', None) or reason)}"
 
 

@@ -1,12 +1,16 @@
-"""A client that the user made, in place of the driver's pools."""
+"""A client that the user made, or a function that makes it, in place of the driver's pools."""
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import httpx
 
 if TYPE_CHECKING:
-    import httpx
+    from collections.abc import Callable
 
     from downhaul import IdleConnections, Request, Settings
 
@@ -14,14 +18,16 @@ if TYPE_CHECKING:
 
 
 class OwnClient:
-    """A client that the user made: used for every request, never closed.
+    """A client that the user made: used for every request, and closed only where it was made for us.
 
     What it was told about redirects, cookies, parameters and its base URL is not used. Its header fields and its
     authentication are, as a user's, for the origin of the download, never for a mirror or where a redirect leads.
     """
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, client: httpx.AsyncClient | Callable[[], httpx.AsyncClient]) -> None:
+        self._given = client
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 
     async def take(
         self,
@@ -29,14 +35,35 @@ class OwnClient:
         settings: Settings,  # noqa: ARG002 - the client has its own
         idle: IdleConnections,  # noqa: ARG002 - so are its connections
     ) -> Sender:
-        """Return what sends *request* through the client."""
-        return _ClientSender(self._client, at_home=request.at_home)
+        """Return what sends *request* through the client; raises RuntimeError where that lives on another loop."""
+        return _ClientSender(self._client(), at_home=request.at_home)
 
     async def give_back(self, sender: Sender, *, clean: bool) -> None:
-        """Do nothing: the client is not ours."""
+        """Do nothing: the client keeps its connections."""
 
     async def aclose(self) -> None:
-        """Do nothing: the client is not ours."""
+        """Close the client that was made for us on this loop; a given one is not ours."""
+        client = self._made.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if isinstance(self._given, httpx.AsyncClient):
+            if self._loop not in {None, loop}:
+                raise RuntimeError(
+                    "this httpx.AsyncClient was used on another event loop, and its connections are there; give a"
+                    " function that makes one for each context: HttpDriver(client=lambda: httpx.AsyncClient(…))"
+                )
+            self._loop = loop
+            return self._given
+        client = self._made.get(loop)
+        if client is None:
+            client = self._given()
+            if not isinstance(client, httpx.AsyncClient):
+                raise TypeError(f"HttpDriver(client=…) made no httpx.AsyncClient, but {type(client).__name__}")
+            self._made[loop] = client
+        return client
 
 
 class _ClientSender:

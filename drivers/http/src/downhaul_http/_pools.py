@@ -7,7 +7,7 @@ import math
 import ssl
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
 
@@ -15,13 +15,13 @@ from downhaul import TLS, ProxyError
 
 from ._failures import is_foreign
 from ._options import HttpOptions
-from ._proxies import client_proxy, proxy_for
+from ._proxies import client_proxy
 from ._tls import ssl_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from downhaul import IdleConnections, Request, Settings
+    from downhaul import IdleConnections, Request, Settings, User
 
     from ._senders import Send, Sender
 
@@ -30,6 +30,16 @@ _PERIOD: Final = 15.0
 
 _UNUSED: Final = 60.0
 """Seconds after which settings that nobody uses are forgotten; reading the authorities again takes some 20 ms."""
+
+_PROVES_CONNECTION: Final = frozenset({"negotiate", "ntlm"})
+
+
+class Key(NamedTuple):
+    """What requests of one pool must have in common to use one connection, one after another."""
+
+    origin: str
+    proxy: str
+    who: User | str | None
 
 
 class Lane:
@@ -41,12 +51,12 @@ class Lane:
     lost and those that it does not read fill the window of all.
     """
 
-    def __init__(self, transport: httpx.AsyncHTTPTransport, pool: Pool, key: tuple[str, str]) -> None:
+    def __init__(self, transport: httpx.AsyncHTTPTransport, pool: Pool, key: Key) -> None:
         self.transport = transport
         # The transport itself, without the client around it: that would keep cookies, follow redirects in its head,
         # and log URLs, all of which costs time only to be prevented.
         self.send: Send = transport.handle_async_request
-        self.proxied = bool(key[1])
+        self.proxied = bool(key.proxy)
         self.defaults: list[tuple[bytes, bytes]] = []
         self.pool = pool
         self.key = key
@@ -65,12 +75,12 @@ class Lane:
 
 
 class Pool:
-    """The free lanes for one combination of settings, by origin and proxy, and what new ones are made with."""
+    """The free lanes for one combination of settings, by their key, and what new ones are made with."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.options = settings.of(HttpOptions)
-        self.free: dict[tuple[str, str], list[Lane]] = {}
+        self.free: dict[Key, list[Lane]] = {}
         self.count = 0
         self.users = 0
         self.unused_since = 0.0
@@ -78,8 +88,8 @@ class Pool:
         self._reading = asyncio.Lock()
         self._no_trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    async def lane(self, key: tuple[str, str], idle: IdleConnections) -> Lane:
-        """Return a free lane for *key* (origin and proxy), or a new one; raises TLSError and ProxyError.
+    async def lane(self, key: Key, idle: IdleConnections) -> Lane:
+        """Return a free lane for *key*, or a new one; raises TLSError and ProxyError.
 
         A new one has room among *idle* connections, and is to connect at once.
         """
@@ -90,7 +100,7 @@ class Pool:
             self.count -= 1
             lane.in_use()
             return lane
-        origin, proxy = key
+        origin, proxy, _ = key
         # A client certificate is shown to the origin of the download only, so never to a proxy. And where nobody
         # speaks TLS, nobody needs the authorities: reading them takes its time.
         trust = await self._context(identity=True) if origin.startswith("https:") else self._no_trust
@@ -160,8 +170,9 @@ class Pools:
         if pool is None:
             pool = self._pools[settings.connection] = Pool(settings.connection)
         pool.users += 1
+        key = Key(request.origin, settings.proxy_for(request.url), _who(request))
         try:
-            lane = await pool.lane((request.origin, proxy_for(request.url, settings)), idle)
+            lane = await pool.lane(key, idle)
         except BaseException:
             self._unused(pool)
             raise
@@ -218,6 +229,19 @@ class Pools:
 
 def _nothing() -> None:
     """Do nothing: the lane has not been idle yet."""
+
+
+def _who(request: Request) -> User | str | None:
+    """Return whose connection *request* needs.
+
+    HTTP is told the user with each request, but gateways and balancers may tie what they know to the connection, and
+    some schemes prove the connection, not the request (RFC 4559, section 6): one user's is never used for another.
+    """
+    if request.user is None and request.entitled is not None:
+        for name, value in request.entitled.headers:
+            if name.lower() == "authorization" and value.partition(" ")[0].lower() in _PROVES_CONNECTION:
+                return value
+    return request.user
 
 
 def _transport(options: HttpOptions, trust: ssl.SSLContext, proxy: httpx.Proxy | None) -> httpx.AsyncHTTPTransport:

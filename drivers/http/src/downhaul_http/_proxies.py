@@ -1,10 +1,8 @@
-"""Which proxy stands between the driver and an origin."""
+"""From the URL of a proxy to the proxy of httpx."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -12,24 +10,6 @@ from downhaul import ProxyError
 
 if TYPE_CHECKING:
     import ssl
-
-    from downhaul import Settings
-
-
-def proxy_for(url: str, settings: Settings) -> str:
-    """Return the URL of the proxy for *url*, credentials included, or "" for none.
-
-    The environment (``https_proxy``, ``all_proxy``, ``no_proxy``) counts only with ``Settings(environment=True)`` and
-    where the settings name no proxy themselves.
-    """
-    if settings.proxy or not settings.environment:
-        return settings.proxy or ""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    if proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return ""
-    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
 def client_proxy(url: str, trust: ssl.SSLContext | None) -> httpx.Proxy | None:

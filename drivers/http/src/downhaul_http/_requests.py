@@ -60,7 +60,7 @@ def client_request(request: Request, url: httpx.URL, defaults: Iterable[tuple[by
     if not names.isdisjoint(_OURS):
         taken = ", ".join(sorted(name.decode() for name in names & _OURS))
         raise ProtocolError(f"a download cannot set the header {taken}: offset, length and version of a Request do")
-    user = _user(request)
+    user = request.user
     if user is not None and b"authorization" not in names:
         fields.append(basic(user))
         names.add(b"authorization")
@@ -95,11 +95,6 @@ def basic(user: User) -> tuple[bytes, bytes]:
     if ":" in user.name:
         raise ProtocolError("a user name with a colon cannot be sent by HTTP (RFC 7617, section 2)")
     return b"Authorization", b"Basic " + b64encode(_utf8(f"{user.name}:{user.password}", "user"))
-
-
-def _user(request: Request) -> User | None:
-    credentials = request.entitled
-    return None if credentials is None else credentials.user
 
 
 def _conditions(request: Request) -> list[tuple[bytes, bytes]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from downhaul import Version
+from downhaul import RangeRefused, Version
 
 from ._dates import http_date
 
@@ -42,6 +43,16 @@ def if_range(version: Version | None) -> str | None:
     if version.tag is not None:
         return None if version.tag.startswith("W/") else version.tag
     return version.modified
+
+
+def check_unchanged(asked: Version, found: Version | None) -> None:
+    """Raise RangeRefused where a 304 to *asked* names another version.
+
+    It comes from a cache that mixes files up, or of an older file in the place of a newer one, which servers that
+    compare If-Modified-Since as times do not tell apart (sections 13.1.3 and 15.4.5).
+    """
+    if found is not None and has_changed(replace(asked, strong=False), found, None):  # If-None-Match compares weakly
+        raise RangeRefused("the server says not modified, but of another version")
 
 
 def has_changed(asked: Version, found: Version | None, total: int | None) -> bool:
