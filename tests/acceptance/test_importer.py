@@ -14,6 +14,8 @@ import os
 import re
 import signal
 import threading
+import weakref
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from tests.acceptance.mirror_delegate import MirrorDelegate, MirroredDownload
 from tests.acceptance.mirrors import mirrored_files
 from tests.acceptance.remotes import BODY, Authority, site
 from tests.acceptance.use_cases import importer
+from tests.servers import nginx as real_nginx
+from tests.servers import vsftpd as real_vsftpd
 from tests.servers.nginx import nginx
 from tests.servers.squid import squid
 from tests.servers.vsftpd import vsftpd
@@ -47,6 +51,7 @@ from downhaul import (
     DigestMismatch,
     DigestValidation,
     Download,
+    DownloadError,
     Driver,
     FileWriter,
     Info,
@@ -68,8 +73,34 @@ if TYPE_CHECKING:
 
     from tests.acceptance.files import Files
     from tests.acceptance.mirrors import Mirrored
+    from tests.servers.nginx import Nginx
 
     from downhaul import Plan, Request, Result
+
+
+@pytest.fixture
+def depot(tmp_path) -> Iterator[Nginx]:
+    """Nginx with a hundred files of 1,000 bytes, which logs how many connections are open."""
+    if real_nginx.PROGRAM is None:
+        missing("nginx is not installed (apt-get install nginx-light)")
+    root = tmp_path / "depot"
+    root.mkdir()
+    root.chmod(0o755)
+    for number in range(100):
+        (root / f"file-{number}").write_bytes(b"%03d-" % number * 200)
+    log = f"log_format counted '$connections_active'; access_log {tmp_path}/connections.log counted;"
+    with real_nginx.nginx(root, http=log) as server:
+        yield server
+
+
+def missing(reason: str) -> None:
+    """Skip for *reason*; where everything must be there, fail."""
+    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+
+
+def most_connections(tmp_path: Path) -> int:
+    """Return how many connections were open at one time, at most, as `depot` has counted them."""
+    return max(map(int, (tmp_path / "connections.log").read_text().split()))
 
 
 # -- 1. Single files, with every common setting ------------------------------------------------------------------------
@@ -287,6 +318,47 @@ def test_an_artifact_of_sqlalchemy(tmp_path) -> None:
 
 # -- 4. Concurrent downloads from generators ---------------------------------------------------------------------------
 
+
+@importer(4)
+def test_a_generator(depot, tmp_path) -> None:
+    """A generator is advanced in the thread that consumes the plans, as far ahead as the backlog says."""
+    threads, ahead = set(), deque([0], maxlen=1000)
+    consumed = 0
+
+    def jobs() -> Iterator[Download]:
+        for number in range(100):
+            threads.add(threading.get_ident())
+            ahead.append(number + 1 - consumed)
+            yield Download(depot.url(f"/file-{number}"), FileWriter(tmp_path / str(number)), attachment=number)
+
+    with Context() as context, Batch(jobs(), concurrency=10, backlog=25, context=context) as batch:
+        for plan in batch():
+            consumed += 1
+            assert plan.result().path.read_bytes() == b"%03d-" % plan.download.attachment * 200
+    assert consumed == 100
+    assert threads == {threading.get_ident()}
+    assert 10 <= max(ahead) <= 25
+    assert 1 < most_connections(tmp_path) <= 10
+
+
+@importer(4)
+async def test_an_async_generator(depot, tmp_path) -> None:
+    """An async generator runs on the consumer's loop, beside the consumer; a plain one may be given as well."""
+    loops = set()
+
+    async def jobs() -> AsyncIterator[Download]:
+        for number in range(100):
+            await asyncio.sleep(0)  # a query, say
+            loops.add(asyncio.get_running_loop())
+            yield Download(depot.url(f"/file-{number}"), BufferWriter(), attachment=number)
+
+    async with Context() as context, Batch(jobs(), concurrency=10, backlog=25, context=context) as batch:
+        numbers = [plan.result().attachment async for plan in batch()]
+    assert sorted(numbers) == list(range(100))
+    assert loops == {asyncio.get_running_loop()}
+    assert 1 < most_connections(tmp_path) <= 10
+
+
 # -- 5. Validation -----------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +465,55 @@ async def test_validations_with_asyncio(package, tmp_path) -> None:
 
 
 # -- 6. Not all in memory ----------------------------------------------------------------------------------------------
+
+
+def sized_jobs(depot: Nginx, alive: set[int]) -> Iterator[Download]:
+    """Yield a thousand downloads, and count those that somebody still holds."""
+    for turn in range(1000):
+        download = Download(
+            depot.url(f"/file-{turn % 100}?{turn}"), BufferWriter(), validations=[SizeValidation(800)], attachment=turn
+        )
+        alive.add(turn)
+        weakref.finalize(download, alive.discard, turn)
+        yield download
+
+
+@importer(6)
+def test_a_thousand_files_are_never_together_in_memory(depot) -> None:
+    """Of a thousand jobs and their bytes, only a backlog is alive; the byte budget bounds what has come."""
+    alive: set[int] = set()
+    most, heaviest = 0, 0
+    with (
+        Context() as context,
+        Batch(sized_jobs(depot, alive), backlog=40, byte_budget=4000, context=context) as batch,
+    ):
+        for plan in batch():
+            assert len(plan.download.writer.content()) == 800
+            most = max(most, len(alive))
+            progress = batch.progress
+            heaviest = max(heaviest, progress.received - 800 * progress.consumed)
+    assert 10 < most <= 40 + 5  # a few are between the hands
+    assert 0 < heaviest <= 4000
+    assert batch.progress.consumed == 1000
+
+
+@importer(6)
+async def test_a_thousand_files_are_never_together_in_memory_with_asyncio(depot) -> None:
+    """The same with asyncio."""
+    alive: set[int] = set()
+    most = 0
+    async with (
+        Context() as context,
+        Batch(sized_jobs(depot, alive), backlog=40, byte_budget=4000, context=context) as batch,
+    ):
+        async for plan in batch():
+            assert plan.error is None
+            most = max(most, len(alive))
+            progress = batch.progress
+            assert progress.received - 800 * progress.consumed <= 4000
+    assert 10 < most <= 40 + 5
+    assert batch.progress.consumed == 1000
+
 
 # -- 7. An attachment in results and errors ----------------------------------------------------------------------------
 
@@ -582,6 +703,50 @@ async def test_mirror_delegate_with_asyncio(way: str, mirrored: Mirrored, tmp_pa
 
 
 # -- 11. Bounded connections -------------------------------------------------------------------------------------------
+
+
+@importer(11)
+def test_no_more_connections_than_allowed(depot, tmp_path) -> None:
+    """5,000 artifacts, every tenth not there, in two batches at a time: the server never sees more than six."""
+
+    def run(context: Context) -> None:
+        jobs = (Download(depot.url(f"/file-{number % 110}"), BufferWriter()) for number in range(2500))
+        with Batch(jobs, concurrency=20, context=context) as batch:
+            failed.append(sum(isinstance(plan.error, DownloadError) for plan in batch()))
+
+    failed: list[int] = []
+    with Context(connections_per_origin=6) as context:
+        threads = [threading.Thread(target=run, args=(context,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(100)
+        assert context.connections_in_use == 0
+    assert failed == [sum(number % 110 >= 100 for number in range(2500))] * 2
+    assert 3 < most_connections(tmp_path) <= 6
+
+
+@importer(11)
+async def test_no_more_connections_than_allowed_in_total(depot, tmp_path) -> None:
+    """Two servers that speak different protocols share the total: what is idle at one makes room for the other."""
+    if (reason := real_vsftpd.why_missing()) is not None:
+        missing(reason)
+    with real_vsftpd.vsftpd(tmp_path / "depot") as ftp:
+
+        def jobs() -> Iterator[Download]:
+            for number in range(200):
+                url = depot.url(f"/file-{number % 100}") if number // 25 % 2 else ftp.url(f"file-{number % 100}")
+                yield Download(url, BufferWriter())
+
+        async with (
+            Context(connections=5, connections_per_origin=4) as context,
+            Batch(jobs(), concurrency=10, context=context) as batch,
+        ):
+            assert [plan.error async for plan in batch() if plan.error is not None] == []
+            assert context.connections_in_use == 0
+            assert ftp.open_controls() <= 5 - 1
+        assert 1 < max(most_connections(tmp_path), ftp.peak_controls) <= 4
+
 
 # -- 12. Termination at any point --------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import trustme
 
@@ -29,7 +29,7 @@ daemon off;
 master_process off;
 pid {work}/pid;
 error_log stderr notice;
-events {{ worker_connections 512; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log {work}/access.log;
     client_body_temp_path {work}/body;
@@ -40,7 +40,7 @@ http {{
     default_type application/octet-stream;
     {http}
     server {{
-        listen 127.0.0.1:{port}{flags};
+        {listen}
         server_name localhost;
         root {root};
         {tls}
@@ -58,9 +58,9 @@ class Nginx:
         self.scheme = scheme
         self._work = work
 
-    def url(self, path: str = "/") -> str:
-        """Return the URL of *path*."""
-        host = "localhost" if self.scheme == "https" else "127.0.0.1"
+    def url(self, path: str = "/", address: str = "") -> str:
+        """Return the URL of *path*, at *address* where nginx has several."""
+        host = address or ("localhost" if self.scheme == "https" else "127.0.0.1")
         return f"{self.scheme}://{host}:{self.port}{path}"
 
     def access_log(self) -> list[str]:
@@ -71,9 +71,18 @@ class Nginx:
 
 @contextmanager
 def nginx(
-    root: Path, *, server: str = "", http: str = "", tls: trustme.LeafCert | None = None, http2: bool = False
+    root: Path,
+    *,
+    server: str = "",
+    http: str = "",
+    tls: trustme.LeafCert | None = None,
+    http2: bool = False,
+    addresses: Sequence[str] = ("127.0.0.1",),
 ) -> Iterator[Nginx]:
-    """Serve the directory *root*; *server* and *http* are further directives of these blocks, *tls* a certificate."""
+    """Serve the directory *root*; *server* and *http* are further directives of these blocks, *tls* a certificate.
+
+    It listens on every one of *addresses*, the first of which is 127.0.0.1, on one port.
+    """
     assert PROGRAM, "nginx is not installed: apt-get install nginx-light"
     with tempfile.TemporaryDirectory(prefix="nginx-") as directory:
         work = Path(directory)
@@ -83,7 +92,11 @@ def nginx(
             lines = f"ssl_certificate {work}/tls.pem; ssl_certificate_key {work}/tls.pem;"
         port = _free_port()
         flags = (" ssl" if tls else "") + (" http2" if http2 else "")
-        config = _CONFIG.format(work=work, root=root, port=port, flags=flags, tls=lines, server=server, http=http)
+        listen = "".join(f"listen {address}:{port}{flags};" for address in addresses)
+        connections = 512 + len(addresses)
+        config = _CONFIG.format(
+            work=work, root=root, connections=connections, listen=listen, tls=lines, server=server, http=http
+        )
         (work / "nginx.conf").write_text(config)
         with (work / "stderr").open("wb") as stderr:
             process = subprocess.Popen(

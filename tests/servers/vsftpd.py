@@ -65,7 +65,7 @@ class Vsftpd:
 
     def open_controls(self) -> int:
         """Return how many control connections are open now."""
-        return _established(self.port)
+        return len(_established(self.port))
 
 
 @contextmanager
@@ -151,15 +151,19 @@ def _descendants(parent: int) -> list[int]:
 
 
 def _sample(server: Vsftpd, end: threading.Event) -> None:
+    before: set[str] = set()
     while not end.wait(_SAMPLE):
-        server.peak_controls = max(server.peak_controls, server.open_controls())
+        now = _established(server.port)
+        # The table is no snapshot: of two of its rows, one may be gone before the other one comes. What was in the last
+        # reading too was open between the two.
+        server.peak_controls = max(server.peak_controls, len(now & before))
+        before = now
 
 
-def _established(port: int) -> int:
-    """Return how many connections to *port* of 127.0.0.1 are established, on the side of the server."""
+def _established(port: int) -> set[str]:
+    """Return the remote ends of the connections to *port* of 127.0.0.1 that are established."""
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    # The table is read piece by piece, so a row may come twice.
-    return len({row[2] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"})
+    return {row[2] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"}
 
 
 def _reachable(root: Path) -> bool:

@@ -40,6 +40,7 @@ from ._errors import (
     ValidationError,
     WriteError,
 )
+from ._idle import IdleConnections
 from ._models import Attempt, Block, Credentials, Headers, Info, Payload, Redirected, Request, Result, Retry, Version
 from ._progress import Progress
 from ._settings import TLS, Settings, Timeout, User
@@ -59,10 +60,11 @@ __version__ = "0.1.0"
 __all__ = [
     "TLS", "AccessDenied", "Attempt", "Batch", "Block", "BufferWriter", "Check", "ConnectError", "Context",
     "Credentials", "DigestMismatch", "DigestValidation", "Download", "DownloadError", "Driver", "FetchError",
-    "FileWriter", "Headers", "Info", "NameResolutionError", "NotFound", "Payload", "Plan", "Plugin", "PluginError",
-    "PolicyError", "PreparationError", "Progress", "ProtocolError", "ProxyError", "RangeRefused", "RedirectError",
-    "Redirected", "Request", "Result", "Retries", "Retry", "ServerError", "Settings", "Sink", "SizeMismatch",
-    "SizeValidation", "SourcesExhausted", "StatusError", "Stream", "StreamBroken", "TLSError", "Timeout",
-    "TimeoutExceeded", "TooManyRequests", "Transfer", "Truncated", "UnsupportedScheme", "User", "Validation",
-    "ValidationError", "Version", "WriteError", "Writer", "download", "hookimpl", "hookspec", "origin", "show",
+    "FileWriter", "Headers", "IdleConnections", "Info", "NameResolutionError", "NotFound", "Payload", "Plan",
+    "Plugin", "PluginError", "PolicyError", "PreparationError", "Progress", "ProtocolError", "ProxyError",
+    "RangeRefused", "RedirectError", "Redirected", "Request", "Result", "Retries", "Retry", "ServerError",
+    "Settings", "Sink", "SizeMismatch", "SizeValidation", "SourcesExhausted", "StatusError", "Stream",
+    "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded", "TooManyRequests", "Transfer", "Truncated",
+    "UnsupportedScheme", "User", "Validation", "ValidationError", "Version", "WriteError", "Writer", "download",
+    "hookimpl", "hookspec", "origin", "show",
 ]  # fmt: skip

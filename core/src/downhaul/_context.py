@@ -37,8 +37,8 @@ class Context:
 
     `plugins` are plugins, or names of the entry-point group ``downhaul.plugins``. `drivers` maps a scheme to a
     `Driver` of your own, or to the name of the distribution that is to serve it. `connections` and
-    `connections_per_origin` limit the connections in use at the same time. Settings come as a `Settings` or as its
-    fields.
+    `connections_per_origin` limit the connections open at the same time, idle ones included. Settings come as a
+    `Settings` or as its fields.
 
     ``async with Context()`` works on the running loop. Any other context has a loop in a thread of its own, for
     synchronous code in whatever thread and for other loops; close it with ``with`` or `close`.

@@ -62,7 +62,7 @@ class Crew:
         self._tally, self._byte_budget = tally, byte_budget
         self.loop = asyncio.get_running_loop()
         self._ready: deque[Job] = deque()
-        self._working: dict[asyncio.Task[Result], Job] = {}
+        self._working: dict[asyncio.Task[Result | Exception], Job] = {}
         self._unconsumed = 0  # bytes of finished jobs whose plans nobody has taken yet
         self._stopped = False
         self._process = os.getpid()
@@ -105,8 +105,7 @@ class Crew:
         while self._ready and len(self._working) < self._concurrency and not self._stopped and self._has_room():
             job = self._ready.popleft()
             self._tally.begin(job)
-            context = job.download.context or self._context
-            work = job.download._run_in(context, job.begun)
+            work = _run(job, job.download.context or self._context)
             task = self.loop.create_task(work, context=job.variables)
             self._working[task] = job
             task.add_done_callback(self._finish)
@@ -125,20 +124,28 @@ class Crew:
             size = cast("int", self._byte_budget) // self._concurrency
         return max(size, job.received, 1)
 
-    def _finish(self, task: asyncio.Task[Result]) -> None:
+    def _finish(self, task: asyncio.Task[Result | Exception]) -> None:
         job = self._working.pop(task)
         if task.cancelled():
             plan = Plan(job.download, None, RuntimeError("cancelled: the context was closed"))
-        elif isinstance(error := task.exception(), Exception):
-            plan = Plan(job.download, None, error.with_traceback(None))  # whose frames hold all that the job had
+        elif isinstance(outcome := task.result(), Exception):
+            plan = Plan(job.download, None, outcome)
         else:
-            plan = Plan(job.download, task.result(), None)
+            plan = Plan(job.download, outcome, None)
         if not (self._stopped and task.cancelled()):
             self._tally.end(job, None if plan.error is not None else _size(plan))
         if not self._stopped:
             self._unconsumed += _size(plan)
             self._deliver(plan)
         self._fill()
+
+
+async def _run(job: Job, context: Context) -> Result | Exception:
+    """Run *job*; return its error without the traceback: the frames hold the whole transfer, and a task holds them."""
+    try:
+        return await job.download._run_in(context, job.begun)
+    except Exception as error:
+        return error.with_traceback(None)
 
 
 def _size(plan: Plan) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._errors import PluginError, UnsupportedScheme
+from ._idle import IdleConnections
 from ._urls import show
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class Driver(ABC):
 
     It is imported when a URL with its scheme is first asked for, and made without arguments. One instance serves all
     schemes of its class in a context, on one event loop; it keeps its pools by ``settings.connection``. It sets no
-    limit to connections: the context does.
+    limit to connections, the context does: before it connects, it awaits ``self.idle.make_room(request.origin)``, and
+    what it keeps for later it tells by ``self.idle.add(…)``.
     """
 
     options: ClassVar[tuple[type, ...]] = ()
@@ -46,6 +49,11 @@ class Driver(ABC):
         user and no headers any more. Raise `FetchError` and its subclasses only, or, on a redirect,
         ``Redirected(request.redirected(location))``.
         """
+
+    @cached_property
+    def idle(self) -> IdleConnections:
+        """Where the idle connections are known; that of the context once it uses the driver, else without limits."""
+        return IdleConnections()
 
     async def aclose(self) -> None:  # noqa: B027 - a driver without pools has nothing to close
         """Close every pool; the context calls it once, when it ends."""
@@ -66,6 +74,7 @@ class DriverBook:
         self._made: dict[type[Driver], Driver] = {}
         self._by_scheme: dict[str, Driver] = {}
         self._checked: set[tuple[object, ...]] = set()
+        self.idle = IdleConnections()
 
     def announced(self) -> dict[str, list[EntryPoint]]:
         """Return the entry points by scheme; nothing is imported."""
@@ -118,6 +127,7 @@ class DriverBook:
             return known
         choice = self._given.get(scheme)
         driver = choice if isinstance(choice, Driver) else self._make(self._point(scheme, choice, url))
+        driver.idle = self.idle
         self._by_scheme[scheme] = driver
         return driver
 

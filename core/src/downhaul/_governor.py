@@ -1,4 +1,4 @@
-"""The governor: how many connections are in use, in total and per origin. It is the only limit there is."""
+"""The governor: how many connections are in use, in total and per origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Governor:
     """
 
     def __init__(self, total: int, per_origin: int) -> None:
-        self._total, self._per_origin = total, per_origin
+        self.total, self.per_origin = total, per_origin
         self._used = 0
         self._used_by: dict[str, int] = {}
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
@@ -27,6 +27,10 @@ class Governor:
     def used(self) -> int:
         """The number of slots in use."""
         return self._used
+
+    def used_by(self, origin: str) -> int:
+        """Return the number of slots in use for *origin*."""
+        return self._used_by.get(origin, 0)
 
     @asynccontextmanager
     async def slot(self, origin: str) -> AsyncGenerator[None]:
@@ -57,7 +61,7 @@ class Governor:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        while self._used < self._total:
+        while self._used < self.total:
             origin = next((each for each in self._waiting if self._is_free(each)), None)
             if origin is None:
                 return
@@ -78,11 +82,11 @@ class Governor:
                 del self._waiting[origin]
 
     def _is_free(self, origin: str) -> bool:
-        return self._used < self._total and self._used_by.get(origin, 0) < self._per_origin
+        return self._used < self.total and self.used_by(origin) < self.per_origin
 
     def _count(self, origin: str, change: int) -> None:
         self._used += change
-        used = self._used_by.get(origin, 0) + change
+        used = self.used_by(origin) + change
         if used:
             self._used_by[origin] = used
         else:

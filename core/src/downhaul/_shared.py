@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ._cancelling import cancel
 from ._governor import Governor
+from ._idle import IdleConnections
 from ._lifetimes import Lifetimes
 from ._loops import Threads
 from ._once import SharedValues
@@ -31,6 +32,7 @@ class Shared:
     def __init__(self, context: Context) -> None:
         self.drivers = context._drivers
         self.governor = Governor(context.connections, context.connections_per_origin)
+        self.drivers.idle = IdleConnections(self.governor)
         self.values = SharedValues()
         self.lifetimes = Lifetimes(context)
         self.running: set[asyncio.Task[Any]] = set()

@@ -103,26 +103,27 @@ class BufferWriter(Writer):
 
 class _BufferSink:
     def __init__(self, writer: BufferWriter) -> None:
-        self._writer, self._bytes = writer, bytearray()
+        self._writer, self._file = writer, io.BytesIO()
 
     @property
     def position(self) -> int:
-        return len(self._bytes)
+        return self._file.tell()
 
     def write(self, block: Block) -> None:
-        self._bytes += block
+        self._file.write(block)
 
     def truncate(self, position: int) -> None:
-        del self._bytes[position:]
+        self._file.seek(position)
+        self._file.truncate()
 
     def commit(self) -> None:
-        self._writer._publish(bytes(self._bytes))
+        self._writer._publish(self._file.getvalue())  # the very bytes, not a second time
 
     def discard(self) -> None:
-        self._bytes.clear()
+        self.truncate(0)
 
     def reader(self) -> BinaryIO:
-        return io.BytesIO(self._bytes)
+        return io.BytesIO(self._file.getvalue())
 
 
 class _FileSink:

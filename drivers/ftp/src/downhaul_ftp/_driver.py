@@ -95,7 +95,7 @@ class FtpDriver(Driver):
             yield Payload(info, body or _nothing())
         finally:
             if clean or (body is not None and body.clean):
-                self._pool.give(key, client, options.keep_alive)
+                self._pool.give(key, client, options.keep_alive, self.idle)
             else:
                 client.cut()
                 try:
@@ -114,6 +114,7 @@ class FtpDriver(Driver):
             client = await self._pool.take(key)
             reused = client is not None
             if client is None:
+                await self.idle.make_room(key.origin)
                 client = await Client.opened(location, key.user, timeout)
                 self._pool.add(client)
             client.timeout, client.answered = timeout, False

@@ -64,7 +64,7 @@ class HttpDriver(Driver):
             raise ProtocolError(f"HTTP offers no listing of {request.url}")
         timeout = settings.timeout or Timeout()
         url = client_url(request)
-        sender = await self._senders.take(request, settings)
+        sender = await self._senders.take(request, settings, self.idle)
         clean = False
         try:
             response = await exchange(sender, client_request(request, url, sender.defaults), timeout)

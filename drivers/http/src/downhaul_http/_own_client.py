@@ -12,7 +12,7 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from downhaul import Request, Settings
+    from downhaul import IdleConnections, Request, Settings
 
     from ._senders import Send, Sender
 
@@ -29,7 +29,12 @@ class OwnClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 
-    async def take(self, request: Request, settings: Settings) -> Sender:  # noqa: ARG002 - the client has its own
+    async def take(
+        self,
+        request: Request,
+        settings: Settings,  # noqa: ARG002 - the client has its own
+        idle: IdleConnections,  # noqa: ARG002 - so are its connections
+    ) -> Sender:
         """Return what sends *request* through the client; raises RuntimeError where that lives on another loop."""
         return _ClientSender(self._client(), at_home=request.at_home)
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import ssl
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
@@ -18,7 +19,9 @@ from ._proxies import client_proxy
 from ._tls import ssl_context
 
 if TYPE_CHECKING:
-    from downhaul import Request, Settings, User
+    from collections.abc import Callable
+
+    from downhaul import IdleConnections, Request, Settings, User
 
     from ._senders import Send, Sender
 
@@ -58,9 +61,12 @@ class Lane:
         self.pool = pool
         self.key = key
         self.free_since = 0.0
+        self.in_use: Callable[[], None] = _nothing
+        """To be called when the lane has been idle, and is in use again or closed."""
 
     async def aclose(self) -> None:
         """Close the connection, whatever state it is in."""
+        self.in_use()
         try:
             await self.transport.aclose()
         except Exception as reason:
@@ -82,28 +88,34 @@ class Pool:
         self._reading = asyncio.Lock()
         self._no_trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    async def lane(self, key: Key) -> Lane:
-        """Return a free lane for *key*, or a new one; raises TLSError and ProxyError."""
+    async def lane(self, key: Key, idle: IdleConnections) -> Lane:
+        """Return a free lane for *key*, or a new one; raises TLSError and ProxyError.
+
+        A new one has room among *idle* connections, and is to connect at once.
+        """
         lanes = self.free.get(key)
         if lanes:
             # The last one that was used: its connection is the least likely to be dead.
             lane = lanes.pop()
             self.count -= 1
+            lane.in_use()
             return lane
         origin, proxy, _ = key
         # A client certificate is shown to the origin of the download only, so never to a proxy. And where nobody
         # speaks TLS, nobody needs the authorities: reading them takes its time.
         trust = await self._context(identity=True) if origin.startswith("https:") else self._no_trust
         proxy_trust = await self._context(identity=False) if proxy[:6].lower() == "https:" else None
+        await idle.make_room(origin)
         return Lane(_transport(self.options, trust, client_proxy(proxy, proxy_trust)), self, key)
 
-    def keep(self, lane: Lane) -> bool:
-        """Take *lane* among the free ones, unless there are as many as are allowed."""
+    def keep(self, lane: Lane, idle: IdleConnections) -> bool:
+        """Take *lane* among the free ones and the *idle* connections, unless there are as many as are allowed."""
         if self.options.max_idle_connections is not None and self.count >= self.options.max_idle_connections:
             return False
         lane.free_since = time.monotonic()
         self.free.setdefault(lane.key, []).append(lane)
         self.count += 1
+        lane.in_use = idle.add(lane.key[0], partial(self._let_go, lane))
         return True
 
     def expired(self, now: float) -> list[Lane]:
@@ -125,6 +137,15 @@ class Pool:
         self.count = 0
         return found
 
+    async def _let_go(self, lane: Lane) -> None:
+        lanes = self.free.get(lane.key, [])
+        if lane in lanes:  # else it has been taken out to be closed, only not yet
+            lanes.remove(lane)
+            self.count -= 1
+            if not lanes:
+                del self.free[lane.key]
+        await lane.aclose()
+
     async def _context(self, *, identity: bool) -> ssl.SSLContext:
         async with self._reading:
             context = self._contexts.get(identity)
@@ -139,11 +160,11 @@ class Pools:
 
     def __init__(self) -> None:
         self._pools: dict[Settings, Pool] = {}
-        self._lent: set[Lane] = set()
+        self._lent: dict[Lane, IdleConnections] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def take(self, request: Request, settings: Settings) -> Lane:
+    async def take(self, request: Request, settings: Settings, idle: IdleConnections) -> Lane:
         """Return a lane for *request* alone; raises TLSError and ProxyError."""
         pool = self._pools.get(settings.connection)
         if pool is None:
@@ -151,21 +172,20 @@ class Pools:
         pool.users += 1
         key = Key(request.origin, settings.proxy_for(request.url), _who(request))
         try:
-            lane = await pool.lane(key)
+            lane = await pool.lane(key, idle)
         except BaseException:
             self._unused(pool)
             raise
-        self._lent.add(lane)
+        self._lent[lane] = idle
         return lane
 
     async def give_back(self, sender: Sender, *, clean: bool) -> None:
         """Keep a lane for the next exchange, or close it unless it is *clean*."""
         assert isinstance(sender, Lane)
         self._unused(sender.pool)
-        if sender in self._lent:
-            self._lent.discard(sender)
-            if clean and sender.pool.keep(sender):
-                return
+        idle = self._lent.pop(sender, None)
+        if idle is not None and clean and sender.pool.keep(sender, idle):
+            return
         await sender.aclose()
 
     def evict(self, now: float) -> None:
@@ -205,6 +225,10 @@ class Pools:
         self.evict(time.monotonic())
         if self._pools:
             self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._tick)
+
+
+def _nothing() -> None:
+    """Do nothing: the lane has not been idle yet."""
 
 
 def _who(request: Request) -> User | str | None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from downhaul import Request, Settings
+    from downhaul import IdleConnections, Request, Settings
 
     Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
@@ -28,8 +28,8 @@ class Sender(Protocol):
 class Senders(Protocol):
     """What finds the `Sender` for a request."""
 
-    async def take(self, request: Request, settings: Settings) -> Sender:
-        """Return the sender for *request*; it stays open until it is given back."""
+    async def take(self, request: Request, settings: Settings, idle: IdleConnections) -> Sender:
+        """Return the sender for *request*; it stays open until it is given back, and may wait among *idle* then."""
 
     async def give_back(self, sender: Sender, *, clean: bool) -> None:
         """Say that *sender* is free again; *clean* says that its last answer was read to the end."""

@@ -1,0 +1,64 @@
+"""What a benchmark tells: figures, each with the bar that it is held to, and where they were taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_DISTRIBUTIONS: Final = ("downhaul", "downhaul-http", "downhaul-ftp", "httpx", "httpcore", "aioftp", "pluggy")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One thing measured: in which case, what, how much of which unit, and what it may be at most."""
+
+    case: str
+    what: str
+    value: float
+    unit: str
+    at_most: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the bar is kept."""
+        return self.value <= self.at_most
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """Return *figures* as lines in columns; a bar that was missed is marked."""
+    rows = [("case", "what", "measured", "at most", "")]
+    for each in figures:
+        bar = f"{each.at_most:,g} {each.unit}"
+        rows.append((each.case, each.what, f"{each.value:,.1f} {each.unit}", bar, "" if each.passes else "MISSED"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = "{0:<{5}}  {1:<{6}}  {2:>{7}}  {3:>{8}}  {4}"
+    return "\n".join(left.format(*row, *widths).rstrip() for row in rows)
+
+
+def machine() -> str:
+    """Return versions and facts of this machine, a few lines."""
+    versions = ", ".join(f"{name} {version(name)}" for name in _DISTRIBUTIONS)
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {platform.platform()}, {_processor()}, {_memory()}\n{versions}"
+
+
+def _processor() -> str:
+    lines = _lines("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} x {models[0] if models else platform.processor() or 'unknown processor'}"
+
+
+def _memory() -> str:
+    kilobytes = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return f"{kilobytes / 1024**2:.1f} GiB"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
