@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import inspect
 import itertools
 import os
 import re
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
@@ -32,7 +34,7 @@ from tests.acceptance.leaks import Watch
 from tests.acceptance.mirror_delegate import MirrorDelegate, MirroredDownload
 from tests.acceptance.mirrors import mirrored_files
 from tests.acceptance.remotes import BODY, Authority, site
-from tests.acceptance.use_cases import importer
+from tests.acceptance.use_cases import FORMS, IMPORTER, importer
 from tests.servers import nginx as real_nginx
 from tests.servers import vsftpd as real_vsftpd
 from tests.servers.nginx import nginx
@@ -942,3 +944,17 @@ def _check_the_end(batch: Batch) -> None:
     end = batch.progress
     assert (end.pulled, end.total, end.succeeded, end.failed, end.running, end.waiting) == (10, 10, 9, 1, 0, 0)
     assert (end.received, end.size, end.attempts) == (9000, 9000, 10)
+
+
+# -- All of them -------------------------------------------------------------------------------------------------------
+
+
+def test_every_use_case_has_a_test_in_each_form() -> None:
+    """At least one test in this file is for each use case in each form."""
+    tested = set()
+    for function in vars(sys.modules[__name__]).values():
+        for mark in getattr(function, "pytestmark", ()):
+            if mark.name == "use_case":
+                _, number, form = mark.args
+                tested.add((number, form or ("asyncio" if inspect.iscoroutinefunction(function) else "sync")))
+    assert tested == {(number, form) for number in IMPORTER for form in FORMS}

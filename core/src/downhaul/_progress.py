@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._validations import SizeValidation
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from ._transfer import Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """How far a batch is, at one moment: ``pulled == waiting + running + succeeded + failed + cancelled``.
 
     `pulled` jobs were taken from the iterable; `total` is how many there are in all, None while nobody knows. `waiting`

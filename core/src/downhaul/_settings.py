@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
 
-from ._proxies import choose_proxy, no_proxy_entries
 from ._urls import check_url, show
 
 if TYPE_CHECKING:
@@ -137,6 +136,8 @@ class Settings:
             if "://" not in self.proxy:
                 raise ValueError(f"proxy=… is a URL, such as http://gateway:3128; not {show(self.proxy)!r}")
         if self.no_proxy is not None:
+            from ._proxies import no_proxy_entries  # few need it, and it would cost a tenth of the import of downhaul
+
             object.__setattr__(self, "no_proxy", no_proxy_entries(self.no_proxy))
         if self.retries is not None and self.retries < 0:
             raise ValueError(f"retries=… counts rounds after the first, from 0; not {self.retries}")
@@ -190,6 +191,10 @@ class Settings:
 
     def proxy_for(self, url: str) -> str:
         """Return the URL of the proxy for *url*, credentials included, or "" for none."""
+        if not (self.proxy or self.environment):
+            return ""
+        from ._proxies import choose_proxy  # as above
+
         entries = None if self.no_proxy is None else tuple(self.no_proxy)
         return choose_proxy(url, self.proxy, entries, environment=bool(self.environment))
 

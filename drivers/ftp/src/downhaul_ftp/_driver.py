@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 from downhaul import (
     Driver,
@@ -62,8 +64,17 @@ class FtpDriver(Driver):
     options: ClassVar[tuple[type, ...]] = (FtpOptions,)
 
     def __init__(self) -> None:
-        self._pool = Pool()
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
         self._without_epsv: set[str] = set()
+
+    @property
+    def _pool(self) -> Pool:
+        """The connections of the running loop: after a fork, the parent's are not ours."""
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            pool = self._pools[loop] = Pool()
+        return pool
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -49,7 +51,8 @@ class HttpDriver(Driver):
                 f" not {type(client).__name__}"
             )
         guard_loggers()
-        self._senders: Senders = Pools() if client is None else OwnClient(client)
+        self._own = None if client is None else OwnClient(client)
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
 
     @asynccontextmanager
     async def open(self, request: Request, settings: Settings) -> AsyncIterator[Payload]:
@@ -64,7 +67,8 @@ class HttpDriver(Driver):
             raise ProtocolError(f"HTTP offers no listing of {request.url}")
         timeout = settings.timeout or Timeout()
         url = client_url(request)
-        sender = await self._senders.take(request, settings, self.idle)
+        senders = self._senders
+        sender = await senders.take(request, settings, self.idle)
         clean = False
         try:
             response = await exchange(sender, client_request(request, url, sender.defaults), timeout)
@@ -84,7 +88,18 @@ class HttpDriver(Driver):
                 await body.aclose()
                 clean = body.is_complete
         finally:
-            await self._senders.give_back(sender, clean=clean)
+            await senders.give_back(sender, clean=clean)
+
+    @property
+    def _senders(self) -> Senders:
+        """The client that was given, or the pools of the running loop: after a fork, the parent's are not ours."""
+        if self._own is not None:
+            return self._own
+        loop = asyncio.get_running_loop()
+        pools = self._pools.get(loop)
+        if pools is None:
+            pools = self._pools[loop] = Pools()
+        return pools
 
     async def aclose(self) -> None:
         """Close every pool; a client that was given, not made for the context, stays open."""
