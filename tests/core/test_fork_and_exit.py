@@ -185,6 +185,37 @@ threading.Thread(target=work).start()
     assert out == "300000 300000\n3000000 3000000\n"
 
 
+@pytest.mark.parametrize("bridged", [False, True])
+def test_exit_after_the_loop_was_closed(run: Callable[..., str], bridged: bool) -> None:
+    """A program may close its loop in the middle of a batch and end: no crash, and no complaint of ours."""
+    context = "Context(drivers={'mem': driver})"
+    out = run(
+        f"""
+def jobs():
+    for _ in range(10):
+        yield Download(URL, BufferWriter())
+        yield Download("mem://home/hangs", BufferWriter())
+
+async def main():
+    context = {context if bridged else f"await {context}.__aenter__()"}
+    taken = 0
+    async with Batch(jobs(), context=context) as batch:
+        async for plan in batch():
+            taken += 1
+            if taken == 5:
+                loop.stop()
+
+loop = asyncio.new_event_loop()
+loop.set_exception_handler(lambda *_: None)
+task = loop.create_task(main())
+loop.run_forever()
+loop.close()
+print("closed", flush=True)
+"""
+    )
+    assert out.splitlines()[-1] == "closed"
+
+
 def interrupted(program: str, tmp_path: Path) -> tuple[int, str, str]:
     """Start *program*, send it Ctrl-C once it says that it has begun, and wait for its end."""
     process = start(program, tmp_path)

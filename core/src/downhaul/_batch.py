@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from ._arguments import check_count
 from ._context import Context, default_context
 from ._crew import Crew, Plan
-from ._plans import AsyncPlans, Plans, SyncPlans
+from ._plans import AsyncPlans, Inbox, Plans, SyncPlans
 from ._progress import Progress, Tally
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ class Batch:
 
     async def __aenter__(self) -> Self:
         self._refuse_twice()
-        context, inbox = self._home, asyncio.Queue[Plan | None]()
+        context, inbox = self._home, Inbox()
         here = asyncio.get_running_loop()
 
         def deliver(plan: Plan) -> None:
             try:
-                here.call_soon_threadsafe(inbox.put_nowait, plan)
+                here.call_soon_threadsafe(inbox.put, plan)
             except RuntimeError:  # the loop that consumes is closed: nobody will leave the batch
                 crew.disband()
 

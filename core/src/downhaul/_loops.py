@@ -9,6 +9,7 @@ import contextvars
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._cancelling import cancel
@@ -169,17 +170,12 @@ class Call(Generic[_T]):
     async def arrive(self) -> _T:
         """Await it on the running loop. Cancellation goes over, and comes back when the clean-up is done."""
         here = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-
-        def arrive(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop that waits may be closed by now
-                here.call_soon_threadsafe(arrived.set)
-
-        self._outcome.add_done_callback(arrive)
+        arrived: asyncio.Future[None] = here.create_future()
+        self._outcome.add_done_callback(lambda _: soon(here, partial(arrived.set_result, None)))
         cancelled = None
-        while not self._outcome.done():
+        while not arrived.done():
             try:
-                await arrived.wait()
+                await asyncio.wait((arrived,))
             except asyncio.CancelledError as reason:
                 cancelled = reason
                 self._cancel_soon()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -145,6 +146,31 @@ class SyncPlans(Plans):
         raise failure or StopIteration
 
 
+class Inbox:
+    """Plans on their way to the one task that takes them; None has it look again.
+
+    An asyncio.Queue is for several takers, and keeps a deque of them that is cleaned up when one goes: in Python 3.11
+    that crashes the interpreter where the loop was closed and everything is collected as garbage, in whatever order.
+    """
+
+    def __init__(self) -> None:
+        self._plans: deque[Plan | None] = deque()
+        self._arrival: asyncio.Future[None] | None = None
+
+    def put(self, plan: Plan | None) -> None:
+        """Add *plan*; callable on the taker's loop."""
+        self._plans.append(plan)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def get(self) -> Plan | None:
+        """Return the next one, and wait for it."""
+        while not self._plans:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        return self._plans.popleft()
+
+
 class AsyncPlans(Plans):
     """The plans for a task, beside which another one pulls a job whenever there is room for one."""
 
@@ -154,7 +180,7 @@ class AsyncPlans(Plans):
         backlog: int,
         crew: Crew,
         tally: Tally,
-        inbox: asyncio.Queue[Plan | None],
+        inbox: Inbox,
     ) -> None:
         super().__init__(crew, tally)
         self._inbox = inbox
@@ -233,7 +259,7 @@ class AsyncPlans(Plans):
                 self._wake()
 
     def _wake(self) -> None:
-        self._inbox.put_nowait(None)
+        self._inbox.put(None)
 
     async def _next_item(self) -> object:
         if hasattr(self._source, "__anext__"):
