@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
@@ -161,7 +162,8 @@ class Inbox:
         """Add *plan*; callable on the taker's loop."""
         self._plans.append(plan)
         if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is waiting any more
+                self._arrival.set_result(None)
 
     async def get(self) -> Plan | None:
         """Return the next one, and wait for it."""
