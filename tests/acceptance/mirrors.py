@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pytest
 from tests.servers import nginx
 
 from downhaul import ConnectError, DigestMismatch, NotFound, SourcesExhausted
@@ -65,9 +63,6 @@ class Mirrored:
 @contextmanager
 def mirrored_files(root: Path, number: int) -> Iterator[Mirrored]:
     """Serve that many files; their own server does not have them, only its list of mirrors."""
-    if nginx.PROGRAM is None:
-        reason = "nginx is not installed (apt-get install nginx-light)"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     chance, digests = random.Random(8), {}
     for directory in (root, root / "right", root / "corrupt"):
         directory.mkdir(exist_ok=True)

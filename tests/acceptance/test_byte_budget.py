@@ -27,14 +27,6 @@ CONCURRENCY = 8
 TURNS = 60
 
 
-@pytest.fixture(autouse=True)
-def program() -> None:
-    """The real nginx is needed."""
-    if real_nginx.PROGRAM is None:
-        reason = "nginx is not installed (apt-get install nginx-light)"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-
-
 class Scales(threading.Thread):
     """Weighs a directory all the time, temporary files included; `heaviest` is the most that there was."""
 

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import inspect
 import itertools
-import os
 import re
 import signal
 import sys
@@ -40,7 +39,6 @@ from tests.servers import vsftpd as real_vsftpd
 from tests.servers.nginx import nginx
 from tests.servers.squid import squid
 from tests.servers.vsftpd import vsftpd
-from tests.servers.vsftpd import why_missing as why_vsftpd_is_missing
 
 import downhaul
 from downhaul import (
@@ -83,8 +81,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def depot(tmp_path) -> Iterator[Nginx]:
     """Nginx with a hundred files of 1,000 bytes, which logs how many connections are open."""
-    if real_nginx.PROGRAM is None:
-        missing("nginx is not installed (apt-get install nginx-light)")
     root = tmp_path / "depot"
     root.mkdir()
     root.chmod(0o755)
@@ -93,11 +89,6 @@ def depot(tmp_path) -> Iterator[Nginx]:
     log = f"log_format counted '$connections_active'; access_log {tmp_path}/connections.log counted;"
     with real_nginx.nginx(root, http=log) as server:
         yield server
-
-
-def missing(reason: str) -> None:
-    """Skip for *reason*; where everything must be there, fail."""
-    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
 
 
 def most_connections(tmp_path: Path) -> int:
@@ -731,8 +722,6 @@ def test_no_more_connections_than_allowed(depot, tmp_path) -> None:
 @importer(11)
 async def test_no_more_connections_than_allowed_in_total(depot, tmp_path) -> None:
     """Two servers that speak different protocols share the total: what is idle at one makes room for the other."""
-    if (reason := real_vsftpd.why_missing()) is not None:
-        missing(reason)
     with real_vsftpd.vsftpd(tmp_path / "depot") as ftp:
 
         def jobs() -> Iterator[Download]:
@@ -848,8 +837,6 @@ class CountDriver(Driver):
 @pytest.fixture
 def any_protocol(tmp_path) -> Iterator[tuple[Context, list[Download], dict[str, bytes]]]:
     """A context with a driver of our own, jobs for five schemes and one that nobody speaks, and what is to come."""
-    if (reason := why_vsftpd_is_missing()) is not None:
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     root, authority = tmp_path / "root", trustme.CA()
     root.mkdir()
     (root / "file").write_bytes(b"a file")

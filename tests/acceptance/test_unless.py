@@ -38,13 +38,6 @@ def put(root: Path, content: bytes, modified: int = MODIFIED) -> None:
     os.utime(root / "file", (modified, modified))
 
 
-def missing(reason: str) -> None:
-    """Fail where all servers are expected to be installed, else skip."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def settled(told: Callable[[], list[str]]) -> list[str]:
     """Return what a log tells once it has not grown for a while: a server writes behind the answer."""
     end, last = time.monotonic() + 0.2, told()
@@ -58,8 +51,6 @@ def settled(told: Callable[[], list[str]]) -> list[str]:
 @contextmanager
 def nginx(root: Path, **directives: str) -> Iterator[tuple[str, Path, Callable[[], list[str]]]]:
     """Run nginx; yield its base URL, the directory that it shows, and what tells the statuses of its answers."""
-    if real_nginx.PROGRAM is None:
-        missing("nginx is not installed (apt-get install nginx-light)")
     with real_nginx.nginx(root, **directives) as server:
         yield server.url(), root, lambda: settled(lambda: [_STATUS(line)[1] for line in server.access_log()])
 
@@ -74,8 +65,6 @@ def nginx_without_tags(root: Path) -> Iterator[tuple[str, Path, Callable[[], lis
 @contextmanager
 def vsftpd(root: Path) -> Iterator[tuple[str, Path, Callable[[], list[str]]]]:
     """Run vsftpd; its answers are told as those of HTTP would be: 200 for a file that was sent, 304 for none."""
-    if (reason := real_vsftpd.why_missing()) is not None:
-        missing(reason)
     with real_vsftpd.vsftpd(root) as server:
         asked = 'FTP command: Client "127.0.0.1", "SIZE'
         told = lambda: ["200" if '"RETR ' in each else "304" for each in server.log().split(asked)[1:]]  # noqa: E731

@@ -14,6 +14,7 @@ import pytest
 from tests.acceptance.use_cases import importer
 from tests.servers import nginx as real_nginx
 from tests.servers.http import head, http_server
+from tests.servers.program import need
 
 from downhaul import (
     Block,
@@ -49,16 +50,9 @@ EMPTY = {"md5": "d41d8cd98f00b204e9800998ecf8427e", "sha1": "da39a3ee5e6b4b0d325
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-def missing(reason: str) -> None:
-    """Skip for *reason*, or fail where all must be there."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """Serve Release, an empty file, and two mirrors of which the first is corrupt."""
-    if real_nginx.PROGRAM is None:
-        missing("nginx is not installed (apt-get install nginx-light)")
     root = tmp_path_factory.mktemp("served")
     for mirror, content in (("", CONTENT), ("corrupt", b"#" + CONTENT[1:]), ("good", CONTENT)):
         (root / mirror).mkdir(exist_ok=True)
@@ -166,8 +160,8 @@ class Gpgv(Plugin):
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Gpgv:
     """Sign Release with a new key."""
-    if not all(map(shutil.which, ("gpg", "gpgv", "gpgconf"))):
-        missing("gpg and gpgv are not installed (apt-get install gpg gpgv)")
+    installed = all(map(shutil.which, ("gpg", "gpgv", "gpgconf")))
+    need(None if installed else "gpg and gpgv are not installed (apt-get install gpg gpgv)")
     home = tmp_path_factory.mktemp("gpg")
     home.chmod(0o700)
     (home / "Release").write_bytes(CONTENT)

@@ -6,15 +6,14 @@ with nginx(tmp_path, server="autoindex on;") as server:
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.servers.program import PATIENCE, free_port, need, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import trustme
 
 PROGRAM = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin")
-PATIENCE = 20.0
 
 _CONFIG = """\
 daemon off;
@@ -83,14 +81,15 @@ def nginx(
 
     It listens on every one of *addresses*, the first of which is 127.0.0.1, on one port.
     """
-    assert PROGRAM, "nginx is not installed: apt-get install nginx-light"
+    need(None if PROGRAM else "nginx is not installed (apt-get install nginx-light)")
+    assert PROGRAM
     with tempfile.TemporaryDirectory(prefix="nginx-") as directory:
         work = Path(directory)
         lines = ""
         if tls is not None:
             tls.private_key_and_cert_chain_pem.write_to_path(work / "tls.pem")
             lines = f"ssl_certificate {work}/tls.pem; ssl_certificate_key {work}/tls.pem;"
-        port = _free_port()
+        port = free_port()
         flags = (" ssl" if tls else "") + (" http2" if http2 else "")
         listen = "".join(f"listen {address}:{port}{flags};" for address in addresses)
         connections = 512 + len(addresses)
@@ -103,7 +102,7 @@ def nginx(
                 [PROGRAM, "-p", directory, "-c", str(work / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=stderr
             )
         try:
-            _wait_for(process, port, work / "stderr")
+            wait_for(process, port)
             yield Nginx(port, "https" if tls else "http", work)
         except BaseException as reason:
             reason.add_note(f"nginx said:\n{(work / 'stderr').read_text(errors='replace')[-3000:]}")
@@ -115,20 +114,3 @@ def nginx(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int, stderr: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"nginx ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.01)
-    raise TimeoutError("nginx does not accept connections")

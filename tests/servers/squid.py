@@ -6,10 +6,8 @@ with squid(user=("elmer", "secret")) as proxy:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
+from tests.servers.program import free_port, need, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,13 +108,12 @@ def squid(*, user: tuple[str, str] | None = None, tls: trustme.LeafCert | None =
     Name and password are letters and digits. Without the program the test fails where CI is "true", and is skipped
     elsewhere.
     """
-    if PROGRAM is None:
-        reason = "squid is not installed (apt-get install squid-openssl)"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    need(None if PROGRAM else "squid is not installed (apt-get install squid-openssl)")
+    assert PROGRAM
     with tempfile.TemporaryDirectory(prefix="squid-", ignore_cleanup_errors=True) as directory:
         work = Path(directory)
         work.chmod(0o777)  # squid gives up the rights of root, if it has them
-        port = _free_port()
+        port = free_port()
         listen, access = f"http_port 127.0.0.1:{port}", "http_access allow all"
         if tls is not None:
             tls.private_key_and_cert_chain_pem.write_to_path(work / "tls.pem")
@@ -133,7 +130,7 @@ def squid(*, user: tuple[str, str] | None = None, tls: trustme.LeafCert | None =
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory,
             )  # fmt: skip
         try:
-            _wait_for(process, port)
+            wait_for(process, port)
             yield Squid(port, "https" if tls else "http", work)
         except Exception as reason:
             for name in ("output", "cache.log"):
@@ -145,21 +142,3 @@ def squid(*, user: tuple[str, str] | None = None, tls: trustme.LeafCert | None =
             process.wait()
             for segment in Path("/dev/shm").glob(f"{service}-*"):  # shared memory, which it would have removed
                 segment.unlink()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"squid ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.01)
-    raise TimeoutError("squid does not accept connections")

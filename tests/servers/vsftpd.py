@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.servers.program import need
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -76,6 +78,7 @@ def vsftpd(root: Path, **options: str) -> Iterator[Vsftpd]:
     whose files are hard links; `Vsftpd.root` is where later files belong. What vsftpd printed is part of the error
     if it does not start.
     """
+    need(why_missing())
     with tempfile.TemporaryDirectory(prefix="vsftpd-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         home.chmod(0o711)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
@@ -20,6 +19,7 @@ import pytest
 from downhaul_importer import File
 from tests.servers import nginx as real_nginx
 from tests.servers import vsftpd as real_vsftpd
+from tests.servers.program import need
 
 from downhaul import ValidationError
 
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 
 PACKAGES = {"hello": 2000, "big": 4_000_000, "tiny": 0, "plus+tilde": 70_000}
 _ANSWER = re.compile(r'"GET (\S+) [^"]*" (\d{3}) ')
-
-
-def need(reason: str | None) -> None:
-    """Skip what this machine cannot run; a failure where all is expected to be installed."""
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +61,6 @@ def filled(repository: Repository) -> Repository:
 @contextmanager
 def served(root: Path, **directives: str) -> Iterator[Nginx]:
     """Serve *root* by nginx."""
-    need(None if real_nginx.PROGRAM else "nginx is not installed (apt-get install nginx-light)")
     with real_nginx.nginx(root, **directives) as server:
         yield server
 
@@ -188,7 +179,6 @@ def test_the_second_run_fetches_only_what_changed(signed: bool, request: pytest.
 
 def test_over_ftp(repository: Repository, tmp_path: Path) -> None:
     """From vsftpd, beside a dead mirror; the second time SIZE and MDTM are asked for, and nothing is retrieved."""
-    need(real_vsftpd.why_missing())
     target = tmp_path / "mirror"
     with real_vsftpd.vsftpd(repository.root) as server, dead() as nobody:
         assert run(target, nobody, server.url()).returncode == 0
