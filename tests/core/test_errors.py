@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -211,6 +212,15 @@ def test_control_characters_are_escaped(kind: type[DownloadError]) -> None:
     """A message from the network cannot steer a terminal, break a log line or reverse the text."""
     message = str(kind("gone\r\nINFO all is well \x1b[2J \x9b \u202e \x00"))
     assert message == r"gone\r\nINFO all is well \x1b[2J \x9b \u202e \x00"
+
+
+def test_an_error_that_nobody_catches_names_the_file() -> None:
+    """The traceback ends with the URL of the download, and with the source that failed where that is another."""
+    error = NotFound("the server answers 404")
+    error.belongs_to("https://u:hunter2@host/file?token=hunter2", "https://mirror/file", (), None)
+    last = "".join(traceback.format_exception(error)).splitlines()[-2:]
+    assert last[0].endswith("NotFound: the server answers 404")
+    assert last[1] == "of https://host/file?token=***, from https://mirror/file"
 
 
 def test_a_subclass_of_somebody_else_travels() -> None:

@@ -354,3 +354,10 @@ def test_options_that_no_driver_reads(form: str) -> None:
         assert driver.log == []
         run(form, download.clone(settings=Settings(options=[Speed(fast=True)])))
         assert driver.log[0].settings.of(Speed) == Speed(fast=True)
+
+
+@pytest.mark.parametrize("field", ["ca_certificate", "client_certificate", "client_key"])
+def test_an_empty_certificate_is_refused(field: str) -> None:
+    """An empty str, from an empty column say, is neither PEM text nor a path, and must not mean nothing."""
+    with pytest.raises(ValueError, match=rf"TLS\({field}=…\) is PEM text or a path, or None"):
+        TLS(**{"client_certificate": "c.pem", field: ""})

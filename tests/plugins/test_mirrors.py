@@ -107,6 +107,26 @@ async def test_mirrors_that_are_given():
     assert prefixes == MirrorList(("mem://m1/", "mem://m2/"), replaces=PREFIX)
 
 
+@pytest.mark.parametrize("replaces", ["mem://home/pub", "mem://home/pub/"])
+@pytest.mark.parametrize("mirror", ["mem://m1", "mem://m1/", "mem://m1/deep", "mem://m1/deep/"])
+async def test_prefixes_are_directories(replaces: str, mirror: str):
+    """With or without a slash at its end: what is put behind a mirror is a path, and never a part of its host."""
+    mem = MemDriver()
+    mem.site(f"{mirror.rstrip('/')}/.evil/x", data=b"from the mirror")
+    mem.site("mem://home/public/x", data=b"another directory")
+    async with context_of(mem, MirrorList([mirror], replaces=replaces)) as context:
+        result = await Download("mem://home/pub/.evil/x", BufferWriter(), context=context).run()
+        assert result.source == f"{mirror.rstrip('/')}/.evil/x"
+        assert (await Download("mem://home/public/x", BufferWriter(), context=context).run()).attempts == 1
+
+
+@pytest.mark.parametrize("replaces", ["not a url", "home/pub/", "mem://home/pub/?a=", "mem://home/pub/#a"])
+def test_what_can_be_no_prefix(replaces: str):
+    """What no URL begins with is refused when the plugin is made."""
+    with pytest.raises(ValueError, match="the beginning of URLs"):
+        MirrorList(["mem://m1/"], replaces=replaces)
+
+
 async def test_a_list_under_the_very_prefix_that_it_replaces():
     """The list itself is fetched from where it is said to be."""
     listing = f"{PREFIX}mirrors.txt"

@@ -55,7 +55,7 @@ class Download:
         validations: Iterable[Validation] = (),
         digests: Iterable[str] | Mapping[str, str] = (),
         plugins: Iterable[object] = (),
-        attachment: object = None,
+        attachment: Any = None,
         unless: Version | None = None,
         context: Context | None = None,
         settings: Settings | None = None,

@@ -65,7 +65,7 @@ class DownloadError(Exception):
         self.url: str = ""
         self.source: str = ""
         self.history: tuple[Attempt, ...] = ()
-        self.attachment: object = None
+        self.attachment: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {**self.__dict__, "url": show(self.url), "source": show(self.source)}
@@ -81,6 +81,8 @@ class DownloadError(Exception):
         """Add what the engine knows; URLs lose their userinfo."""
         self.url, self.source = split_userinfo(url)[0], self.source or split_userinfo(source)[0]
         self.history, self.attachment = history, attachment
+        by_way_of = "" if self.source == self.url else f", from {show(self.source)}"
+        self.add_note(f"of {show(self.url)}{by_way_of}")  # for the traceback of whoever does not catch it
 
     def copy(self) -> Self:
         """Return an equal error, for another who waited for the same thing."""

@@ -372,14 +372,14 @@ class Result:
     digests: Mapping[str, str]
     headers: Headers
     attempts: int
-    attachment: object = None
+    attachment: Any = None
     not_modified: bool = False
     proof: str = "unproven"
     version: Version | None = None
     history: tuple[Attempt, ...] = ()
 
     @property
-    def artifact_attributes(self) -> dict[str, int | str]:
+    def artifact_attributes(self) -> dict[str, Any]:
         """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``.
 
         Names are those of `hashlib`, with "_" for "-", so all can be keywords: "SHA3-256" is ``sha3_256``. Raises

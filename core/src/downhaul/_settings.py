@@ -74,6 +74,8 @@ class TLS:
             value = getattr(self, each.name)
             if value is not None and not isinstance(value, str | Path):
                 raise TypeError(f"TLS({each.name}=…) is PEM text or a path, not {type(value).__name__}")
+            if value == "":
+                raise ValueError(f"TLS({each.name}=…) is PEM text or a path, or None for none; not an empty str")
         if not isinstance(self.verify, bool):
             raise TypeError(f"TLS(verify=…) is True or False, not {type(self.verify).__name__}; see ca_certificate")
 

@@ -58,6 +58,7 @@ async def test_statuses(code, kind, transient, fetch):
     error = caught.value
     assert type(error) is kind
     assert (error.code, error.reason, error.retry_after, error.transient) == (code, r"so \x1b there", 7.0, transient)
+    assert str(error).endswith("and asks to wait 7 s")
     assert error.__cause__ is None
     assert error.__context__ is None
 

@@ -27,7 +27,7 @@ class Options(TypedDict):
     header: Sequence[str]
     user: str | None
     proxy: str | None
-    no_proxy: str | None
+    no_proxy: Sequence[str]
     environment: bool | None
     insecure: bool
     cacert: Path | None
@@ -64,7 +64,10 @@ _OPTIONS: Final = (
     ),
     click.option("--proxy", metavar="URL", help='Go through a proxy: http://[name:password@]host:port. "" is none.'),
     click.option(
-        "--no-proxy", metavar="HOSTS", help="Reach these without it: names, .suffixes, addresses, networks; or *."
+        "--no-proxy",
+        metavar="HOSTS",
+        multiple=True,
+        help="Reach these without it: names, .suffixes, addresses, networks, with commas; or *.",
     ),
     click.option("--environment/--no-environment", default=None, help="Take proxies from environment variables."),
     click.option("-k", "--insecure", is_flag=True, help="Accept every certificate."),
@@ -134,13 +137,11 @@ def _proxy(url: str | None) -> str | None:
         raise click.UsageError("--proxy takes a URL, such as http://gateway.example.org:3128") from None
 
 
-def _no_proxy(entries: str | None) -> Iterable[str] | None:
+def _no_proxy(given: Sequence[str]) -> Iterable[str] | None:
     try:
-        return Settings(no_proxy=entries).no_proxy
-    except ValueError:
-        raise click.UsageError(
-            "--no-proxy takes names, .suffixes, addresses and networks (10.0.0.0/8), separated by commas, and * for all"
-        ) from None
+        return Settings(no_proxy=",".join(given)).no_proxy if given else None
+    except ValueError as reason:
+        raise click.UsageError(str(reason).replace("no_proxy=…", "--no-proxy")) from None
 
 
 def _user(given: str | None) -> User | None:

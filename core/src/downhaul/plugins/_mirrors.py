@@ -36,8 +36,8 @@ class MirrorList(Plugin):
     *mirrors* are URLs, or the URL of a list of them: text with one on each line; blank lines and those that begin with
     "#" do not count.
 
-    ``MirrorList(mirrors, replaces=prefix)`` is for a context: the mirrors are prefixes, and take the place of *prefix*
-    in the URL of each download that begins with it. ``MirrorList(mirrors)`` is for a download: they are complete URLs
+    ``MirrorList(mirrors, replaces=prefix)`` is for a context: the mirrors are directories, and take the place of the
+    directory *prefix* in the URL of each download below it; a missing "/" at their end is added. ``MirrorList(mirrors)`` is for a download: they are complete URLs
     of its file. ``MirrorList()`` is for a download whose own URL is that of a list of such.
 
     A list is fetched once per context, and again after *ttl* seconds.
@@ -56,8 +56,13 @@ class MirrorList(Plugin):
             Download(url)  # which refuses what is no URL
         if self.replaces is not None and self.mirrors is None:
             raise ValueError("MirrorList(replaces=…) needs the mirrors, or the URL of the list, too")
-        if self.replaces == "":
-            raise ValueError("MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/")
+        if self.replaces is not None:
+            if not _is_url(self.replaces) or not {"?", "#"}.isdisjoint(self.replaces):
+                raise ValueError(
+                    "MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/;"
+                    f" not {show(self.replaces)!r}"
+                )
+            object.__setattr__(self, "replaces", _directory(self.replaces))
 
     def __repr__(self) -> str:
         given = {name: value for name, value in vars(self).items() if isinstance(value, str | tuple)}
@@ -92,7 +97,7 @@ class MirrorList(Plugin):
         return Retry()
 
     def _source(self, line: str, url: str) -> str:
-        return line if self.replaces is None else line + url.removeprefix(self.replaces)
+        return line if self.replaces is None else _directory(line) + url.removeprefix(self.replaces)
 
     async def _load(self, transfer: Transfer, list_url: str) -> Sequence[str]:
         writer = BufferWriter()
@@ -142,6 +147,11 @@ class _TooLong(SizeMismatch):
     """The list would be as long the next time."""
 
     transient = False
+
+
+def _directory(url: str) -> str:
+    """Return *url* with a "/" at its end, so that what is put behind it can be no part of a host; a query may go on."""
+    return url if url.endswith("/") or "?" in url else f"{url}/"
 
 
 def _is_url(line: str) -> bool:

@@ -156,7 +156,8 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exce
         return wants_credentials(said)
     kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
     wait = retry_after(fields.single(b"retry-after"), fields.single(b"date"), time.time())
-    return kind(f"the server answers {said}", status, reason, wait)
+    asks = "" if wait is None else f" and asks to wait {wait:.0f} s"
+    return kind(f"the server answers {said}{asks}", status, reason, wait)
 
 
 def _reason(request: Request, response: httpx.Response) -> str:

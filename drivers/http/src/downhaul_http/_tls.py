@@ -74,7 +74,10 @@ def _show_identity(context: ssl.SSLContext, certificate: str | Path, key: str | 
         except _Encrypted:
             failure = TLSError(f"TLS({names}): the key is encrypted; give one without a passphrase")
         except (OSError, ValueError) as reason:
-            failure = TLSError(f"TLS({names}): no certificate with its key in PEM format: {_text(reason)}")
+            told = f"no certificate with its key in PEM format: {_text(reason)}"
+            if key is None and isinstance(reason, ssl.SSLError):
+                told += "; where the key is not in the same place, give it as client_key"
+            failure = TLSError(f"TLS({names}): {told}")
     if failure is not None:
         raise failure
 
