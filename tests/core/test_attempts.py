@@ -79,7 +79,8 @@ def ledger() -> Ledger:
 async def run(driver: MemDriver, *plugins: object, **options: Any) -> Result:
     """Download URL into memory."""
     async with context_of(driver, *plugins) as context:
-        return await Download(URL, options.pop("writer", None) or BufferWriter(), context=context, **options).run()
+        url, writer = options.pop("url", URL), options.pop("writer", None) or BufferWriter()
+        return await Download(url, writer, context=context, **options).run()
 
 
 class Raising(Plugin):
@@ -538,18 +539,63 @@ async def test_not_modified_is_a_result_without_bytes(driver: MemDriver, ledger:
 
 
 async def test_a_version_is_for_the_source_that_named_it(driver: MemDriver) -> None:
-    """Another source may use an equal tag for other bytes: it is not asked by it, and gives the file."""
+    """Another source may use an equal tag for other bytes: it is not believed, and asked for the file."""
     driver.site(A, data=DATA)
     known = (await run(driver, Mirrors((A,)))).version
     assert known is not None
-    assert known.source == A
+    assert known.source.startswith(f"{A} ")
     driver.site(A, status=404)
     driver.site(B, data=DATA[::-1])
     result = await run(driver, Mirrors((A, B)), unless=known)
-    assert [each.request.unless for each in driver.log[1:]] == [known, None]
+    assert [(each.url, each.request.unless) for each in driver.log[1:]] == [(A, known), (B, known), (B, None)]
     assert (result.not_modified, result.size) == (False, len(DATA))
     assert result.version is not None
-    assert result.version.source == B
+    assert result.version.source.startswith(f"{B} ")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(f"{A}?id=1", f"{A}?id=2"), (A + "x" * 600 + "1", A + "x" * 600 + "2")], ids=["query", "long"]
+)
+async def test_sources_that_look_alike_are_two(driver: MemDriver, one: str, other: str) -> None:
+    """Two URLs that are shown alike, without their secrets and cut short, are two sources."""
+    driver.site(one, data=DATA)
+    driver.site(other, data=DATA[::-1])
+    known = (await run(driver, url=one)).version
+    assert "id=1" not in known.source
+    result = await run(driver, url=other, unless=known)
+    assert (result.not_modified, result.size) == (False, len(DATA))
+    assert (await run(driver, url=one, unless=known)).not_modified
+
+
+async def test_a_redirect_to_another_source(driver: MemDriver) -> None:
+    """Where a redirect leads elsewhere than before, neither the version known nor the bytes kept are of use there."""
+    driver.site(URL, Reply(location=A), Reply(location=B))
+    driver.site(A, data=DATA)
+    driver.site(B, data=DATA[::-1])
+    known = (await run(driver)).version
+    again = await run(driver, unless=known)
+    assert (again.not_modified, again.source) == (False, B)
+
+
+async def test_a_resume_through_a_redirect_to_another_source(driver: MemDriver) -> None:
+    """Bytes of one source are not continued at another that a redirect leads to, though tag and size are equal."""
+    driver.site(URL, Reply(location=A), Reply(location=B))
+    driver.site(A, data=DATA, cut=len(DATA) // 2)
+    driver.site(B, data=DATA[::-1])
+    writer = BufferWriter()
+    result = await run(driver, writer=writer)
+    assert (result.source, writer.content()) == (B, DATA[::-1])
+
+
+async def test_a_resume_through_a_redirect_to_the_same_source(driver: MemDriver) -> None:
+    """Where only the query of the target is another one, a new signature say, the bytes kept are continued."""
+    driver.site(URL, Reply(location=f"{A}?signature=1"), Reply(location=f"{A}?signature=2"))
+    driver.site(f"{A}?signature=1", data=DATA, cut=len(DATA) // 2)
+    driver.site(f"{A}?signature=2", data=DATA)
+    writer = BufferWriter()
+    await run(driver, writer=writer)
+    assert writer.content() == DATA
+    assert driver.log[-1].offset == len(DATA) // 2
 
 
 async def test_a_version_of_nowhere_is_for_every_source(driver: MemDriver) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import hashlib
 import os
+import ssl
 import sys
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.mem import MemDriver, context_of, names
+import trustme
+from tests.core.forms import wait_until
+from tests.mem import MemDriver, Reply, context_of, names, until
 from tests.servers.http import http_server
 
 from downhaul import (
+    TLS,
+    Batch,
     BufferWriter,
     Context,
     Download,
@@ -21,6 +29,7 @@ from downhaul import (
     Plugin,
     PluginError,
     ProtocolError,
+    SizeValidation,
     StreamBroken,
     Timeout,
     Truncated,
@@ -170,3 +179,189 @@ async def test_a_download_of_its_own_inside_of_an_answer_is_refused() -> None:
         with pytest.raises(PluginError, match="a slot is held"):
             await context.download("mem://h/f", BufferWriter(), timeout=Timeout(total=30)).run()
     assert mem.live == 0
+
+
+class SlowToClose(MemDriver):
+    """Takes some steps of the loop to close."""
+
+    async def aclose(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await super().aclose()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_context_is_closed_whenever_leaving_it_is_cancelled(steps: int) -> None:
+    """A cancellation that comes while a context is left is raised when everything is closed, not instead of that."""
+    driver = SlowToClose()
+    driver.site("mem://h/f", data=DATA)
+
+    async def work() -> None:
+        async with context_of(driver) as context:
+            await Download("mem://h/f", BufferWriter(), context=context).run()
+            left.set()
+
+    left = asyncio.Event()
+    task = asyncio.create_task(work())
+    await left.wait()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert driver.closed == 1
+
+
+@pytest.mark.parametrize("form", ["sync", "async"])
+@pytest.mark.parametrize("end", ["close", "stop"])
+def test_a_job_of_a_context_whose_loop_is_gone(form: str, end: str) -> None:
+    """A job whose own context belongs to a loop that ends under it does not keep the batch: not from its end either."""
+    driver = MemDriver()
+    driver.site("mem://h/hangs", data=DATA, cut=10, hang="body")
+    loop, other = asyncio.new_event_loop(), context_of(driver)
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(other.__aenter__()), loop.run_forever()))
+    thread.start()
+    wait_until(lambda: other._loop is not None and loop.is_running())
+
+    def stop() -> None:
+        wait_until(lambda: driver.live)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        if end == "close":
+            loop.close()
+            # asyncio has no more than this for tasks of a loop that was closed under them.
+            for task in asyncio.all_tasks(loop):
+                task.get_coro().close()
+
+    stopping = threading.Thread(target=stop)
+    jobs = [Download("mem://h/hangs", BufferWriter(), context=other)]
+    if form == "sync":
+        with context_of(driver) as context, Batch(jobs, context=context) as batch:
+            stopping.start()
+            if end == "close":
+                assert isinstance(next(iter(batch())).error, RuntimeError)
+            else:
+                threading.Thread(target=waits_in_vain, args=(batch,)).start()
+                stopping.join(10)
+    else:
+        asyncio.run(asynchronously(driver, jobs, stopping, end))
+    stopping.join(10)
+    if end == "stop":
+        loop.run_until_complete(other.__aexit__(None, None, None))
+        loop.close()
+
+
+def waits_in_vain(batch: Batch) -> None:
+    """Ask for a plan; the batch is left before one comes."""
+    with pytest.raises(RuntimeError, match="the batch was left"):
+        next(iter(batch()))
+
+
+async def asynchronously(driver: MemDriver, jobs: list[Download], stopping: threading.Thread, end: str) -> None:
+    """Run *jobs* in a batch while *stopping* ends the loop of their context."""
+    async with context_of(driver) as context, Batch(jobs, context=context) as batch:
+        stopping.start()
+        plan = asyncio.ensure_future(anext(batch()))
+        if end == "close":
+            assert isinstance((await asyncio.wait_for(plan, 20)).error, RuntimeError)
+        else:
+            await asyncio.to_thread(stopping.join, 20)
+    if end == "stop":
+        with pytest.raises(RuntimeError, match="the batch was left"):
+            await plan
+
+
+class Abort(BaseException):
+    """What is no Exception, as some frameworks raise."""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_an_iterable_that_raises_no_exception(kind: str) -> None:
+    """A BaseException of the iterable comes out of the batch too: a batch that was cut short never ends cleanly."""
+    driver = MemDriver()
+    driver.site("mem://h/f", data=DATA)
+
+    def jobs():
+        yield Download("mem://h/f", BufferWriter())
+        raise Abort
+
+    async def ajobs():
+        for job in jobs():
+            yield job
+
+    async with context_of(driver) as context, Batch(ajobs() if kind == "async" else jobs(), context=context) as batch:
+        assert (await anext(batch())).error is None
+        with pytest.raises(Abort):
+            await anext(batch())
+
+
+async def test_an_iterable_that_keeps_a_context_variable() -> None:
+    """A generator of jobs may set a context variable and reset it in the end, however small the backlog is."""
+    variable, seen = contextvars.ContextVar("tenant", default="none"), []
+    driver = MemDriver()
+    driver.site("mem://h/f", data=DATA)
+
+    async def jobs():
+        token = variable.set("acme")
+        for _ in range(10):
+            seen.append(variable.get())
+            yield Download("mem://h/f", BufferWriter())
+        variable.reset(token)
+
+    async with context_of(driver) as context, Batch(jobs(), backlog=2, context=context) as batch:
+        assert [plan.error async for plan in batch()] == [None] * 10
+    assert seen == ["acme"] * 10
+
+
+async def test_a_size_that_an_answer_tells_makes_room() -> None:
+    """As soon as an answer tells that it is smaller than its share of the byte budget, the next job begins."""
+    driver = MemDriver()
+    driver.site("mem://h/slow", data=bytes(10), cut=5, hang="body")
+    driver.site("mem://h/large", data=bytes(950))
+    jobs = [
+        Download("mem://h/slow", BufferWriter()),
+        Download("mem://h/large", BufferWriter(), validations=[SizeValidation(950)]),
+    ]
+    async with context_of(driver) as context, Batch(jobs, byte_budget=1000, context=context) as batch:
+        plan = await asyncio.wait_for(anext(batch()), 10)
+        assert plan.result().size == 950
+
+
+async def test_attempts_of_what_was_cancelled_count() -> None:
+    """The attempts of a job that was at work when its batch was left are not forgotten."""
+    driver = MemDriver()
+    driver.site("mem://h/f", Reply(status=503), Reply(status=503), Reply(DATA, cut=10, hang="body"))
+    async with context_of(driver) as context:
+        async with Batch([Download("mem://h/f", BufferWriter())], context=context) as batch:
+            waiting = asyncio.ensure_future(anext(batch()))
+            await until(lambda: batch.progress.attempts == 3)
+        assert batch.progress.attempts == 3
+        with pytest.raises(RuntimeError):
+            await waiting
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_another_certificate_under_the_same_name(text: bool, tmp_path) -> None:
+    """A certificate that is written where another one stood is another one: no connection of that one serves it."""
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)
+    authority.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+
+    async def script(exchange) -> None:
+        certificate = exchange.writer.get_extra_info("ssl_object").getpeercert()
+        await exchange.respond(200, certificate["subjectAltName"][0][1].encode())
+
+    told = []
+    with http_server(script, tls=tls) as server, Context() as context:
+        for who in ("a@example.org", "b@example.org"):
+            pem, writer = authority.issue_cert(who).private_key_and_cert_chain_pem.bytes().decode(), BufferWriter()
+            (tmp_path / "client.pem").write_text(pem)
+            settings = TLS(
+                ca_certificate=authority.cert_pem.bytes().decode(),
+                client_certificate=pem if text else tmp_path / "client.pem",
+            )
+            context.download(server.url("/f"), writer, tls=settings)()
+            told.append(writer.content().decode())
+    assert told == ["a@example.org", "b@example.org"]

@@ -15,6 +15,7 @@ from ._drivers import DriverBook
 from ._errors import DownloadError
 from ._loops import Call, CleanUp, LoopThread, running_loop
 from ._models import Payload, Redirected
+from ._pipeline import finished
 from ._shared import Shared
 from ._transfer import in_driver, refuse_in_driver
 from ._urls import scheme_of
@@ -154,7 +155,7 @@ class Context:
             if thread is not None and (thread.is_here() or (shared is not None and shared.is_here())):
                 raise RuntimeError("a hook cannot close the context that it runs in: it would wait for itself")
             if not self._closed and thread is not None and shared is not None:
-                call = Call(thread.loop, shared.aclose)
+                call = CleanUp(thread.loop, shared.aclose)
             self._closed = True
         try:
             if call is not None:
@@ -186,7 +187,11 @@ class Context:
         with self._lock:
             self._closed = True
         if self._shared is not None:
-            await self._shared.aclose()
+            closing = asyncio.create_task(self._shared.aclose(asyncio.current_task()))
+            cancelled = await finished(closing)  # nobody else could close what is left half-way
+            closing.result()
+            if cancelled is not None:
+                raise cancelled
 
     async def _await(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run a coroutine on the context's loop, and await it on the running one."""

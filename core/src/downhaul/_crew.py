@@ -104,11 +104,18 @@ class Crew:
     def _fill(self) -> None:
         while self._ready and len(self._working) < self._concurrency and not self._stopped and self._has_room():
             job = self._ready.popleft()
+            if self._byte_budget is not None and job.size is None:
+                job.opened = self._look_again
             self._tally.begin(job)
             work = _run(job, job.download.context or self._context)
             task = self.loop.create_task(work, context=job.variables)
             self._working[task] = job
             task.add_done_callback(self._finish)
+
+    def _look_again(self) -> None:
+        """Begin what there is room for, now that an answer told its size; callable from any thread."""
+        with contextlib.suppress(RuntimeError):  # the context was closed
+            self._context._call_soon(self._fill)
 
     def _has_room(self) -> bool:
         """Tell whether the byte budget lets the next job begin; one alone always may."""

@@ -30,7 +30,7 @@ from ._kept import Kept
 from ._models import Attempt, Payload, Request, Result, check_aim
 from ._registry import cancellations, is_cancelled
 from ._settings import User
-from ._urls import check_url, scheme_of, show, split_userinfo
+from ._urls import check_url, scheme_of, show, source_name, split_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -241,11 +241,16 @@ class Engine:
                 if not isinstance(payload, Payload):
                     raise PluginError(f"{self._hooks.suspects('fetch')} opened {payload!r}, which is no Payload")
                 transfer.payload = payload
+                if transfer._opened is not None:
+                    transfer._opened()
                 if not payload.info.not_modified:
                     self._kept.begin(request, payload.info)
                     await self._receive(payload)
                 elif request.unless is None:
                     raise ProtocolError(f"{show(request.url)} says not modified, though nobody asked")
+                elif request.unless.source not in {None, source_name(request.url, payload.info.url)}:
+                    # A server chooses its tags for itself: an equal one is chance (RFC 9110, section 8.8.1).
+                    raise RangeRefused(f"{show(payload.info.url)} says not modified, of a version of another source")
                 received = payload
             if cancellations() > before:
                 raise asyncio.CancelledError  # it came meanwhile, and the answer kept it to itself
@@ -298,7 +303,9 @@ class Engine:
 
     def _result(self, payload: Payload, size: int) -> Result:
         transfer, info = self._transfer, payload.info
-        version = None if info.version is None else replace(info.version, source=show(transfer.request.url))
+        version = (
+            None if info.version is None else replace(info.version, source=source_name(transfer.request.url, info.url))
+        )
         return Result(
             url=transfer._base.url,
             source=info.url,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ._errors import PolicyError, ProtocolError, RangeRefused
-from ._urls import show
+from ._urls import place, show
 from ._validations import DigestValidation, SizeValidation
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Kept:
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self._pipeline, self._settings = pipeline, settings
         self._may_join = True
-        self._source = ""
+        self._source = self._place = ""  # what was asked, and where that led
         self._version: Version | None = None
         self.size: int | None = None
         self._resumable = self.joined = False
@@ -34,9 +34,6 @@ class Kept:
         """Return *request* for the rest of the file, with what must not have changed; for all of it without proof."""
         position, outlet = self._pipeline.position, self._pipeline.outlet
         start = replace(request, offset=0, length=None, version=None)
-        known = request.unless
-        if known is not None and known.source not in {None, show(request.url)}:
-            start = replace(start, unless=None)  # an equal tag of another source is chance (RFC 9110, section 8.8.1)
         if outlet is not None and outlet.released:
             start = replace(start, unless=None)  # what the consumer has is no longer conditional
         if not position or not self._resumable:
@@ -53,6 +50,9 @@ class Kept:
         """Hold the head of an answer against what was asked; start again from 0 unless it continues the bytes kept."""
         joined, size = False, info.size
         if request.offset and info.start == request.offset:
+            if request.version is not None and self._place != place(info.url):
+                # An equal tag of another source is chance (RFC 9110, section 8.8.1).
+                raise RangeRefused(f"{show(request.url)} leads to another source now, {show(info.url)}")
             if request.version is not None and info.version is not None and request.version.contradicts(info.version):
                 raise RangeRefused(f"{show(request.url)} has another version of the file now")
             if self.size is not None and info.size is not None and self.size != info.size:
@@ -64,7 +64,8 @@ class Kept:
             raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
         elif self._pipeline.position:
             self.restart()
-        self._source, self._version, self._resumable = request.url, info.version, info.resumable
+        self._source, self._place = request.url, place(info.url)
+        self._version, self._resumable = info.version, info.resumable
         self.size, self.joined = size, joined
         self._check_limits(info)
 
@@ -78,7 +79,7 @@ class Kept:
     def restart(self) -> None:
         """Start again from 0."""
         self._pipeline.restart()
-        self._source, self._version, self.size = "", None, None
+        self._source, self._place, self._version, self.size = "", "", None, None
         self._resumable = self.joined = False
 
     def join_no_more(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
+_LOOK = 0.5  # seconds between two looks whether another loop is still there
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -156,13 +157,16 @@ class Call(Generic[_T]):
         Ctrl-C, or whatever else interrupts the wait, cancels it, waits for its clean-up, and is raised again.
         """
         try:
+            while not concurrent.futures.wait((self._outcome,), _LOOK).done:
+                self._refuse_gone()
             return self._outcome.result()
         except concurrent.futures.CancelledError:
             raise RuntimeError("the context was closed while it was at work") from None
         except BaseException:
-            if not self._outcome.done():
+            if not self._outcome.done() and not self._loop.is_closed():
                 self._cancel_soon()
-                concurrent.futures.wait((self._outcome,))
+                while not concurrent.futures.wait((self._outcome,), _LOOK).done and not self._is_gone(cancelled=True):
+                    pass
             raise
         finally:
             self._let_go()
@@ -175,18 +179,29 @@ class Call(Generic[_T]):
         cancelled = None
         while not arrived.done():
             try:
-                await asyncio.wait((arrived,))
+                await asyncio.wait((arrived,), timeout=_LOOK)
             except asyncio.CancelledError as reason:
                 cancelled = reason
                 self._cancel_soon()
+            if not arrived.done() and self._is_gone(cancelled=cancelled is not None):
+                break
         try:
             if cancelled is not None:
                 raise cancelled
             if self._outcome.cancelled():
                 raise RuntimeError("the context was closed while it was at work")
+            self._refuse_gone()
             return self._outcome.result()
         finally:
             self._let_go()
+
+    def _is_gone(self, *, cancelled: bool) -> bool:
+        """Tell whether nothing will come of it any more: its loop was closed, or stands still and it is *cancelled*."""
+        return not self._outcome.done() and (self._loop.is_closed() or (cancelled and not self._loop.is_running()))
+
+    def _refuse_gone(self) -> None:
+        if self._is_gone(cancelled=False):
+            raise RuntimeError("the event loop of the context was closed while it was at work")
 
     def _start(self) -> None:
         if self._cancelled:

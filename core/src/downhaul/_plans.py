@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
@@ -193,6 +194,7 @@ class AsyncPlans(Plans):
         self._failure: BaseException | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._taken = False
+        self._variables = contextvars.copy_context()  # one for all feeders: the iterable may keep something there
         self._dropped = when_dropped(self, partial(_adrop, crew, self._source, asyncio.get_running_loop()))
 
     def __aiter__(self) -> Self:
@@ -237,7 +239,7 @@ class AsyncPlans(Plans):
         """Let a task pull jobs while there is room for more; one that waited for room would keep what was dropped."""
         over = self._left or self._exhausted or self._outstanding >= self._backlog
         if not over and (self._feeder is None or self._feeder.done()):
-            self._feeder = asyncio.create_task(self._feed())
+            self._feeder = asyncio.create_task(self._feed(), context=self._variables)
 
     async def _feed(self) -> None:
         ended = True
@@ -251,7 +253,9 @@ class AsyncPlans(Plans):
             pass
         except asyncio.CancelledError as reason:
             self._failure = None if self._left else reason  # not cancelled by us: the iterable's own doing
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
             self._failure = error  # raised when all that was pulled has been consumed
         finally:
             if ended:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ._validations import SizeValidation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ._download import Download
     from ._transfer import Transfer
@@ -46,15 +46,16 @@ class Progress(NamedTuple):
 class Job:
     """A download in the hands of a batch, with the context variables as they were when it was handed over."""
 
-    __slots__ = ("download", "transfer", "variables")
+    __slots__ = ("download", "opened", "transfer", "variables")
 
     def __init__(self, download: Download) -> None:
         self.download, self.variables = download, contextvars.copy_context()
         self.transfer: Transfer | None = None
+        self.opened: Callable[[], object] | None = None  # called with each answer, on the loop of the job
 
     def begun(self, transfer: Transfer) -> None:
         """It is under way, as *transfer*."""
-        self.transfer = transfer
+        self.transfer, transfer._opened = transfer, self.opened
 
     @property
     def received(self) -> int:
@@ -91,6 +92,7 @@ class Tally:
         """Nothing more happens: what has not finished never will."""
         with self._lock:
             self._left = time.monotonic()
+            self._attempts += sum(job.transfer.attempt for job in self._running if job.transfer is not None)
             self._unfinished.clear()
             self._running.clear()
 
@@ -98,7 +100,8 @@ class Tally:
         """*job* was taken from the iterable."""
         with self._lock:
             self._pulled += 1
-            self._unfinished[job] = None
+            if self._left is None:
+                self._unfinished[job] = None
 
     def exhaust(self) -> None:
         """There are no more jobs than those pulled."""

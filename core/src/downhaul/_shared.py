@@ -75,10 +75,10 @@ class Shared:
             self.running.discard(task)
             del task  # it holds the error, whose traceback holds this frame
 
-    async def aclose(self) -> None:
-        """Cancel what runs, then close everything, the youngest first."""
+    async def aclose(self, closer: asyncio.Task[Any] | None = None) -> None:
+        """Cancel what runs, save *closer*, then close everything, the youngest first."""
         self._closed = True
-        running = self.running - {asyncio.current_task()}
+        running = self.running - {closer}
         cancel(running)
         if running:
             await asyncio.wait(running)

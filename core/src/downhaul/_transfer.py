@@ -58,6 +58,7 @@ class Transfer:
         self._base = _base_request(download, settings, parent)
         self._request = self._base
         self._preparing = False
+        self._opened: Callable[[], object] | None = None  # to be told of each answer
 
     @property
     def url(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
@@ -80,6 +81,18 @@ def port_of(url: str) -> int | None:
     """Return the port that *url* names, or that of its scheme."""
     parts = urlsplit(url)
     return _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
+
+
+def source_name(asked: str, answering: str) -> str:
+    """Return a name for the source *asked*, which *answering* stood for: it tells one from all others, and no secret."""
+    digest = hashlib.sha256(f"{asked} {place(answering)}".encode("utf-8", "surrogatepass"))
+    return f"{show(asked)} {digest.hexdigest()[:16]}"
+
+
+def place(url: str) -> str:
+    """Return *url* without its query, which may be a signature that is new each time."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(query="", fragment=""))
 
 
 def split_userinfo(url: str) -> tuple[str, tuple[str, str] | None]:

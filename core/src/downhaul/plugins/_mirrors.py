@@ -37,8 +37,9 @@ class MirrorList(Plugin):
     "#" do not count.
 
     ``MirrorList(mirrors, replaces=prefix)`` is for a context: the mirrors are directories, and take the place of the
-    directory *prefix* in the URL of each download below it; a missing "/" at their end is added. ``MirrorList(mirrors)`` is for a download: they are complete URLs
-    of its file. ``MirrorList()`` is for a download whose own URL is that of a list of such.
+    directory *prefix* in the URL of each download below it; a missing "/" at their end is added.
+    ``MirrorList(mirrors)`` is for a download: they are complete URLs of its file. ``MirrorList()`` is for a download
+    whose own URL is that of a list of such.
 
     A list is fetched once per context, and again after *ttl* seconds.
     """

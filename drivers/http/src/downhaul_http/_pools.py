@@ -16,7 +16,7 @@ from downhaul import TLS, ProxyError
 from ._failures import is_foreign
 from ._options import HttpOptions
 from ._proxies import client_proxy
-from ._tls import ssl_context
+from ._tls import ssl_context, stamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from downhaul import IdleConnections, Request, Settings, User
 
     from ._senders import Send, Sender
+    from ._tls import Stamps
 
 _PERIOD: Final = 15.0
 """Seconds between two looks for what nobody uses any more."""
@@ -159,16 +160,17 @@ class Pools:
     """One pool per `Settings.connection`, without a limit to connections: the context has one."""
 
     def __init__(self) -> None:
-        self._pools: dict[Settings, Pool] = {}
+        self._pools: dict[tuple[Settings, Stamps], Pool] = {}
         self._lent: dict[Lane, IdleConnections] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def take(self, request: Request, settings: Settings, idle: IdleConnections) -> Lane:
         """Return a lane for *request* alone; raises TLSError and ProxyError."""
-        pool = self._pools.get(settings.connection)
+        shared = settings.connection, stamps(settings.tls)
+        pool = self._pools.get(shared)
         if pool is None:
-            pool = self._pools[settings.connection] = Pool(settings.connection)
+            pool = self._pools[shared] = Pool(settings.connection)
         pool.users += 1
         key = Key(request.origin, settings.proxy_for(request.url), _who(request))
         try:
@@ -190,11 +192,11 @@ class Pools:
 
     def evict(self, now: float) -> None:
         """Close what has not been used for long at the time *now* (``time.monotonic()``)."""
-        for settings, pool in list(self._pools.items()):
+        for shared, pool in list(self._pools.items()):
             lanes = pool.expired(now)
             if not pool.users and now - pool.unused_since >= _UNUSED:
                 lanes += pool.everything()
-                del self._pools[settings]
+                del self._pools[shared]
             for lane in lanes:
                 task = asyncio.get_running_loop().create_task(lane.aclose())
                 self._closing.add(task)

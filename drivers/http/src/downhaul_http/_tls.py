@@ -8,7 +8,7 @@ import ssl
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from downhaul import TLSError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _MARK: Final = "-----BEGIN "
+Stamps: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 class _Encrypted(Exception):
@@ -58,6 +59,25 @@ def _trust(context: ssl.SSLContext, authority: str | Path) -> None:
         failure = TLSError(f"TLS({_shown('ca_certificate', authority)}): {_text(reason)}")
     if failure is not None:
         raise failure
+
+
+def stamps(tls: TLS | None) -> Stamps:
+    """Return what tells the files that *tls* names from others that stood, or will stand, under the same names."""
+    if tls is None:
+        return ()
+    return tuple(
+        _stamp(each) for each in (tls.ca_certificate, tls.client_certificate, tls.client_key) if each is not None
+    )
+
+
+def _stamp(value: str | Path) -> tuple[int, ...]:
+    if _is_text(value):
+        return ()
+    try:
+        found = os.stat(value)  # noqa: PTH116 - half the time, and this is done for each request
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _show_identity(context: ssl.SSLContext, certificate: str | Path, key: str | Path | None) -> None:
