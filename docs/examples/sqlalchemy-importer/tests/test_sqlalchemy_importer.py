@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import weakref
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,14 +137,23 @@ def command(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
+def test_the_demonstration(tmp_path: Path) -> None:
+    """Without a URL: two runs against a server of its own, the second of which fetches what the first could not."""
+    ended = command(directory=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "19 fetched, 1 failed, 19 there\n1 fetched, 0 failed, 20 there\n")
+    assert "DigestMismatch" in ended.stderr
+    assert "Warning" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command(served: nginx.Nginx, tmp_path: Path) -> None:
-    """What the list names is fetched once, what cannot be had is told, and the exit code says that there is some."""
+    """With a URL: what it lists is fetched once, what cannot be had is told, and the exit code says so."""
     first, second = (command(served.url("/SHA256SUMS"), directory=tmp_path) for _ in range(2))
     assert (first.returncode, first.stdout) == (1, "200 fetched, 2 failed, 200 there\n")
     assert "/missing: NotFound" in first.stderr
     assert "Warning" not in first.stderr
     assert (second.returncode, second.stdout) == (1, "0 fetched, 2 failed, 200 there\n")
-    assert len(list((tmp_path / "imported" / "files").iterdir())) == len(FILES)
+    assert len(list((tmp_path / "imported-sqlalchemy" / "files").iterdir())) == len(FILES)
 
 
 def test_no_index(served: nginx.Nginx, tmp_path: Path) -> None:
@@ -151,3 +162,66 @@ def test_no_index(served: nginx.Nginx, tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "404" in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<p>Please log in.</p>\n", "'<p>Please log in.</p>' is no line of a SHA256SUMS"),
+        (b"\x7fELF\x00\xff\n", "is no line of a SHA256SUMS"),
+        (b"0" * 64 + b"  file\nfile 2\n", "'file 2' is no line of a SHA256SUMS"),
+        (b"", "it lists nothing"),
+    ],
+)
+def test_what_is_no_list(content: bytes, told: str, tmp_path: Path) -> None:
+    """A page, a program, or nothing at all is no empty list: a sentence says so, and nothing is made."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "SHA256SUMS").write_bytes(content)
+    with nginx.nginx(root) as server:
+        ended = command(server.url("/SHA256SUMS"), directory=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert told in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_a_list_that_changed(tmp_path: Path) -> None:
+    """A new digest replaces the known one: what is there with another is fetched again, and a corrected one heals."""
+    root, target = tmp_path / "root", tmp_path / "imported-sqlalchemy"
+    root.mkdir()
+
+    def publish(listed: dict[str, bytes], **files: bytes) -> None:
+        for name, content in files.items():
+            (root / name).write_bytes(content)
+        lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in listed.items()]
+        (root / "SHA256SUMS").write_text("".join(lines))
+
+    with nginx.nginx(root) as server:
+
+        def imported() -> str:
+            ended = command(server.url("/SHA256SUMS"), directory=tmp_path)
+            return ended.stdout.strip()
+
+        publish({"known": b"old", "wrong": b"mistaken", "same": b"same"}, known=b"old", wrong=b"right", same=b"same")
+        assert imported() == "2 fetched, 1 failed, 2 there"
+        publish({"known": b"new", "wrong": b"right", "same": b"same"})
+        assert imported() == "1 fetched, 1 failed, 2 there", "the new file is announced, and has not come yet"
+        publish({"known": b"new", "wrong": b"right", "same": b"same"}, known=b"new")
+        assert imported() == "1 fetched, 0 failed, 3 there"
+        assert imported() == "0 fetched, 0 failed, 3 there"
+    assert [path.read_bytes() for path in sorted((target / "files").iterdir())] == [b"new", b"right", b"same"]
+    with closing(sqlite3.connect(target / "importer.sqlite3")) as database:
+        artifacts = database.execute("SELECT sha256 FROM artifact ORDER BY sha256").fetchall()
+    assert [digest for (digest,) in artifacts] == sorted(
+        hashlib.sha256(content).hexdigest() for content in (b"new", b"right", b"same")
+    ), "and no Artifact of what was there before"
+
+
+def test_help(tmp_path: Path) -> None:
+    """The command says how it is used, and makes nothing."""
+    ended = command("--help", directory=tmp_path)
+    assert ended.returncode == 0
+    assert "imported-sqlalchemy" in ended.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from django.db import transaction
+from django.db.models import F
+
 from downhaul import Batch, DigestValidation, Download, DownloadError, FileWriter, SizeValidation
 
 from .models import Artifact, RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
     from django.db.models import QuerySet
@@ -18,6 +21,20 @@ if TYPE_CHECKING:
 
 CHUNK = 100  # rows that are read from the database at a time
 BACKLOG = 100  # downloads that are made of them ahead of what is recorded
+
+
+def want(files: Iterable[tuple[str, str]]) -> None:
+    """Add *files*, each by URL and sha256, to what is wanted.
+
+    Of a file that is known, the digest is the new one, and what is there with another one no longer counts.
+    """
+    rows = (RemoteFile(url=url, sha256=sha256) for url, sha256 in files)
+    known = {"update_conflicts": True, "unique_fields": ["url"], "update_fields": ["size", "sha256"]}
+    with transaction.atomic():
+        RemoteFile.objects.bulk_create(rows, batch_size=500, **known)
+        others = RemoteFile.objects.exclude(artifact=None).exclude(sha256="").exclude(artifact__sha256=F("sha256"))
+        others.update(artifact=None)
+        Artifact.objects.filter(remotefile=None).delete()
 
 
 def missing() -> QuerySet[RemoteFile]:

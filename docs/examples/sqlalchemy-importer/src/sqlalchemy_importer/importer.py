@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from sqlalchemy import select
+from sqlalchemy import delete, exists, select, update
+from sqlalchemy.dialects.sqlite import insert
 
 from downhaul import Batch, DigestValidation, Download, DownloadError, FileWriter, SizeValidation
 
 from .models import Artifact, RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
 
 CHUNK = 100  # rows that are read from the database at a time
 BACKLOG = 100  # downloads that are made of them ahead of what is recorded
+
+
+def want(session: Session, files: Sequence[Mapping[str, str]]) -> None:
+    """Add *files*, each with its `url` and `sha256`, to what is wanted.
+
+    Of a file that is known, the digest is the new one, and what is there with another one no longer counts.
+    """
+    new = insert(RemoteFile)
+    known = new.on_conflict_do_update(
+        index_elements=["url"], set_={each: new.excluded[each] for each in ("size", "sha256")}
+    )
+    session.execute(known, files)
+    others = RemoteFile.artifact.has(Artifact.sha256 != RemoteFile.sha256)
+    session.execute(update(RemoteFile).where(others).values(artifact_id=None))
+    session.execute(delete(Artifact).where(~exists().where(RemoteFile.artifact_id == Artifact.id)))
+    session.commit()
 
 
 def import_missing(session: Session, directory: Path, context: Context) -> tuple[int, int]:
