@@ -84,6 +84,16 @@ def test_page_runs(page: str, tmp_path: Path) -> None:
         ("```console\npytest\n```\n", "is no command"),
         ("```console\n$ scripts/no-such-script\n```\n", "no such script"),
         ("```console\n$ pip install downhaul[telepathy]\n```\n", "no extra telepathy"),
+        ("```console\n$ pip install -e docs/examples/no-such-example\n```\n", "there is no distribution"),
+        (
+            "```console\n$ pip install -e ./core -e docs/examples/importer\n```\n",
+            "it lacks downhaul-ftp, downhaul-http",
+        ),
+        (
+            "```console\n$ scripts/test docs/examples/no-such-example\n```\n",
+            "there is no docs/examples/no-such-example",
+        ),
+        ("```console\n$ python docs/examples/no-such-example.py\n```\n", "an unknown command"),
         ("```console\n$ downhaul get https://dl.example.org/missing\n```\n", "ends with 8, not 0"),
         ("```console\n$ downhaul fly\n```\n", "ends with 2, not 0"),
         ("text\n\n    rm -rf build\n", "an unknown command"),
