@@ -8,6 +8,7 @@ import json
 import lzma
 import re
 import shutil
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
@@ -35,11 +36,10 @@ class File:
 
     def is_in(self, root: Path) -> bool:
         """Tell whether it is below *root*, and right."""
-        path = root / self.path
-        if not path.is_file() or path.stat().st_size != self.size:
-            return False
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest() == self.sha256
+        if (path := root / self.path).is_file() and path.stat().st_size == self.size:
+            with path.open("rb") as content:
+                return hashlib.file_digest(content, "sha256").hexdigest() == self.sha256
+        return False
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def fetch(files: Iterable[File], url: str, root: Path, context: downhaul.Context
 
     with downhaul.Batch(jobs(), concurrency=10, backlog=100, context=context) as batch:
         for plan in batch():
-            print(plan.download.attachment, plan.error or "fetched", file=sys.stderr if plan.error else sys.stdout)
+            told = f"{getattr(plan.error, 'source', '')}: {plan.error}" if plan.error else "fetched"
+            print(plan.download.attachment, told, file=sys.stderr if plan.error else sys.stdout)
         return batch.progress.failed == 0
 
 
@@ -110,14 +111,13 @@ def mirror(target: Path, url: str, release: Release, indices: list[str], context
     listed = {path: File(path, int(size), digest) for digest, size, path in rows}
     state = target / ".dists" / hashlib.sha256(content).hexdigest()
     found = {each: listed[each + end] for each in indices for end in ("", ".gz", ".xz") if each + end in listed}
-    if len(found) < len(indices):
-        raise downhaul.ValidationError(f"the Release lists none of {', '.join(sorted({*indices} - {*found}))}")
+    if missing := {*indices} - {*found}:
+        raise downhaul.ValidationError(f"the Release lists none of {', '.join(sorted(missing))}")
     if link.exists() and not state.exists():  # most indices are as they were
         shutil.copytree(link, state, ignore=shutil.ignore_patterns("*Release", ".versions"))
     named = packages(state / file.path for file in found.values())
-    if not (fetch(found.values(), dists, state, context) and fetch(named, url, target, context)):
-        return False
-    if link.resolve() != state.resolve():
+    complete = fetch(found.values(), dists, state, context) and fetch(named, url, target, context)
+    if complete and link.resolve() != state.resolve():
         (state / name).write_bytes(content)
         (state / ".versions").write_text(json.dumps({name: asdict(result.version)} if result.version else {}))
         fresh = link.with_name(f".{link.name}")
@@ -125,11 +125,12 @@ def mirror(target: Path, url: str, release: Release, indices: list[str], context
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(Path("..", ".dists", state.name))
         fresh.replace(link)
-    return True
+    return complete
 
 
-def main() -> int:
-    """Run the command; return its exit code."""
+def main() -> int | str:
+    """Run the command; return its exit code, or what went wrong."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends like Ctrl-C: nothing is left behind
     parser = ArgumentParser("downhaul_importer", description="Mirror a suite of a Debian repository.")
     parser.add_argument("target", type=Path, help="the directory of the mirror")
     parser.add_argument("suite", help="such as bookworm")
@@ -142,8 +143,7 @@ def main() -> int:
         with downhaul.Context(plugins=[downhaul.plugins.MirrorList(mirrors, replaces=mirrors[0])]) as context:
             return 0 if mirror(given.target, mirrors[0], Release(given.suite), indices, context) else 1
     except (downhaul.DownloadError, OSError, ValueError, KeyError, EOFError, lzma.LZMAError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return f"{type(error).__name__}: {getattr(error, 'source', '') or given.suite}: {error}"
 
 
 if __name__ == "__main__":

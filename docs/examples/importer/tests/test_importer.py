@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tests.servers.nginx import Nginx
 
 PACKAGES = {"hello": 2000, "big": 4_000_000, "tiny": 0, "plus+tilde": 70_000}
+README = Path(__file__).parents[1] / "README.md"
 _ANSWER = re.compile(r'"GET (\S+) [^"]*" (\d{3}) ')
 
 
@@ -121,10 +123,34 @@ def test_a_release_of_another_suite_is_passed_over(repository: Repository, tmp_p
     check_read_by_apt(tmp_path / "apt", f"deb [trusted=yes] file:{tmp_path}/mirror {SUITE} main", repository)
 
 
+def test_the_demonstration(tmp_path: Path) -> None:
+    """The first command of the README prints what stands there, but for the order of files that come together."""
+    need(why_missing())
+    page = README.read_text("utf-8")
+    script = re.search(r"^\$ python docs/examples/importer/(\S+)$", page, re.MULTILINE)
+    expected = re.search(r"^```text\n(\$ python.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert script is not None
+    assert expected is not None
+    asked = [sys.executable, "-W", "error", str(README.parent / script[1])]
+    ended = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    printed = re.sub(
+        r"^\$ python -m downhaul_importer \S+/mirror stable (\S+:)\d+/ (\S+:)\d+/ (\S+:)\d+/$",
+        r"$ python -m downhaul_importer mirror stable \1…/ \2…/ \3…/",
+        ended.stdout,
+        flags=re.MULTILINE,
+    )
+    first, _, second = printed.partition("One package")
+    told, _, told_then = expected[1].partition("One package")
+    assert (sorted(first.split("\n")), second.strip()) == (sorted(told.split("\n")), told_then.strip())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_of_the_readme(repository: Repository, tmp_path: Path) -> None:
     """A dead mirror, a corrupt one and a good one: apt reads the result, as files and from a web server."""
-    page = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-    line = re.search(r"^\$ python (-m downhaul_importer (?:.*\\\n)*.*)$", page, re.MULTILINE)
+    line = re.search(
+        r"^\$ python (-m downhaul_importer mirror bookworm (?:.*\\\n)*.*)$", README.read_text("utf-8"), re.MULTILINE
+    )
     assert line is not None
     corrupt = repository.corrupt_copy(tmp_path / "corrupt", "**/*[!e]")  # not the Release, which nothing proves here
     with ExitStack() as stack:
@@ -221,6 +247,48 @@ def test_where_all_are_corrupt_nothing_is_shown(pattern: str, repository: Reposi
     check_read_by_apt(tmp_path / "apt", f"deb [trusted=yes] file:{target} {SUITE} main", before)
 
 
+def sweep(target: Path) -> None:
+    """Remove what killed runs left behind, as the README says."""
+    line = re.search(r"`(find mirror [^`]+)`", README.read_text("utf-8"))
+    assert line is not None
+    words = shlex.split(line[1].replace("find mirror", f"find {shlex.quote(str(target))}"))
+    subprocess.run(words, timeout=60, check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end(number: signal.Signals, repository: Repository, tmp_path: Path) -> None:
+    """A run that is told to end by a signal leaves no part of a file behind."""
+    target = tmp_path / "mirror"
+    with served(repository.root, server="limit_rate 300k; limit_rate_after 100k;") as slow:
+        process = subprocess.Popen(command(target, slow.url("/")), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            end = time.monotonic() + 60
+            while not list(target.glob("pool/**/.big*.part")):
+                assert time.monotonic() < end
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, told = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait(10)
+    assert process.returncode
+    assert number == signal.SIGINT or (process.returncode, told) == (128 + number, b"")
+    assert list(target.rglob(".*.part")) == []
+    assert not (target / "dists" / SUITE).exists()
+
+
+def test_what_failed_is_named(repository: Repository, tmp_path: Path) -> None:
+    """An error names the file, and the mirror that it came from."""
+    corrupt = repository.corrupt_copy(tmp_path / "corrupt", "**/hello*.deb")
+    with served(corrupt) as server, dead() as nobody:
+        first, second = run(tmp_path / "mirror", nobody), run(tmp_path / "mirror", server.url("/"))
+        assert f"ConnectError: {nobody}dists/{SUITE}/Release: " in first.stderr
+        path = "pool/main/h/hello/hello_1.0_amd64.deb"
+        assert second.stderr.startswith(f"{path} {server.url('/')}{path}: sha256 is ")
+    assert (first.returncode, second.returncode) == (1, 1)
+
+
 def test_killed_at_any_time(repository: Repository, tmp_path: Path) -> None:
     """A run that is killed shows nothing new; the next one takes over what came and completes it."""
     target, before = tmp_path / "mirror", Repository(tmp_path / "before")
@@ -245,6 +313,14 @@ def test_killed_at_any_time(repository: Repository, tmp_path: Path) -> None:
             process.wait(10)
     assert (target / "dists" / SUITE).readlink() == shown
     check_read_by_apt(tmp_path / "apt", f"deb [trusted=yes] file:{target} {SUITE} main", before)
+    left = list(target.rglob(".*.part"))
+    assert left
+    sweep(target)
+    assert list(target.rglob(".*.part")) == left, "it might be that of another run"
+    for path in left:
+        os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    sweep(target)
+    assert list(target.rglob(".*.part")) == []
     with served(repository.root) as server:
         ended = run(target, server.url("/"))
         assert ended.returncode == 0
