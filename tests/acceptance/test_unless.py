@@ -172,7 +172,7 @@ def test_a_version_of_another_protocol_is_none_of_this_one(tmp_path) -> None:
 
 
 async def test_a_redirect_leads_to_the_same_source(tmp_path) -> None:
-    """A version belongs to the URL that was asked and to where that led, whatever the query: the condition goes along."""
+    """A version belongs to the URL that was asked and to where that led, less its query: the condition goes along."""
     put(tmp_path, OLD)
     with nginx(tmp_path) as (base, _, statuses):
 

@@ -72,9 +72,9 @@ class Version:
     `tag` is an entity tag with its quotes, ``W/`` included where it is weak; `modified` is the server's own text
     for the time of modification; `size` is in bytes. Of a `strong` version, equal means byte for byte the same.
 
-    `source` is a name for the source that named it: its URL as it may be shown, and a digest of that and of where it led.
-    A server chooses its tags for itself, so as `Download(unless=…)` a version is for that source alone; without a name,
-    None, for all of them.
+    `source` is a name for the source that named it: its URL as it may be shown, and a digest of that and of where it
+    led. A server chooses its tags for itself, so as `Download(unless=…)` a version is for that source alone; without a
+    name, None, for all of them.
     What is equal says nothing of sources. All fields are plain data: ``Version(**dataclasses.asdict(version))``.
     """
 

@@ -84,7 +84,7 @@ def port_of(url: str) -> int | None:
 
 
 def source_name(asked: str, answering: str) -> str:
-    """Return a name for the source *asked*, which *answering* stood for: it tells one from all others, and no secret."""
+    """Return a name for the source *asked*, which *answering* stood for; it tells no secret."""
     digest = hashlib.sha256(f"{asked} {place(answering)}".encode("utf-8", "surrogatepass"))
     return f"{show(asked)} {digest.hexdigest()[:16]}"
 
