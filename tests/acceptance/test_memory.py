@@ -27,14 +27,13 @@ TRACED = 800  # tracing takes ten times as long
 LOOK_EVERY = 500
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=importer(6, "asyncio" if case.endswith("asyncio") else "sync"))
-        for case in CASES
-        if not case.startswith("files")
-    ],
-)
+def marks(case: str) -> list[pytest.MarkDecorator]:
+    """Return the form of a case, and that it is for the long run, but for one of each form."""
+    form = importer(6, "asyncio" if case.endswith("asyncio") else "sync")
+    return [form] if case in {"failures, retries, attachments, sync", "buffers, asyncio"} else [form, pytest.mark.large]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in CASES])
 def test_the_process_does_not_grow(case) -> None:
     """Some thousands of files from nginx stay below 80 MB resident in all, and are flat after the first 2,000."""
     with memory.server() as server:
