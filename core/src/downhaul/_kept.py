@@ -25,7 +25,7 @@ class Kept:
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self._pipeline, self._settings = pipeline, settings
         self._may_join = True
-        self._source = self._place = ""  # what was asked, and where that led
+        self._source = self._answering = ""  # the URL that was asked, and the one that it led to
         self._version: Version | None = None
         self.size: int | None = None
         self._resumable = self.joined = False
@@ -50,7 +50,7 @@ class Kept:
         """Hold the head of an answer against what was asked; start again from 0 unless it continues the bytes kept."""
         joined, size = False, info.size
         if request.offset and info.start == request.offset:
-            if request.version is not None and self._place != place(info.url):
+            if request.version is not None and place(self._answering) != place(info.url):
                 # An equal tag of another source is chance (RFC 9110, section 8.8.1).
                 raise RangeRefused(f"{show(request.url)} leads to another source now, {show(info.url)}")
             if request.version is not None and info.version is not None and request.version.contradicts(info.version):
@@ -64,7 +64,7 @@ class Kept:
             raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
         elif self._pipeline.position:
             self.restart()
-        self._source, self._place = request.url, place(info.url)
+        self._source, self._answering = request.url, info.url
         self._version, self._resumable = info.version, info.resumable
         self.size, self.joined = size, joined
         self._check_limits(info)
@@ -79,7 +79,7 @@ class Kept:
     def restart(self) -> None:
         """Start again from 0."""
         self._pipeline.restart()
-        self._source, self._place, self._version, self.size = "", "", None, None
+        self._source, self._answering, self._version, self.size = "", "", None, None
         self._resumable = self.joined = False
 
     def join_no_more(self) -> None:

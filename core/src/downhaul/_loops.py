@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ._cancelling import cancel
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
-_LOOK = 0.5  # seconds between two looks whether another loop is still there
+_LOOK: Final = 0.5  # seconds between two looks whether another loop is still there
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
