@@ -145,7 +145,7 @@ async def about_to(state: str, driver: MemDriver, path: Path, ledger: Ledger) ->
             governor = context._bound().governor
 
             async def reached() -> None:
-                await until(lambda: bool(governor._waiting))
+                await until(lambda: bool(governor.waiting))
 
         else:
             hang = {"open": Reply(hang="open"), "body": Reply(LARGE, cut=200_000, hang="body")}[state]
@@ -159,7 +159,7 @@ async def about_to(state: str, driver: MemDriver, path: Path, ledger: Ledger) ->
         yield Download(URL, FileWriter(path), plugins=[ledger, *plugins], context=context), reached
         if state == "queue":
             assert driver.live == context.connections_in_use == 1, "the holder's"
-            assert not governor._waiting
+            assert not governor.waiting
             holder.cancel()
             await asyncio.wait([holder])
         await nothing_is_left(driver, context, path.parent)

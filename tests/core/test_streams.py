@@ -42,12 +42,14 @@ from downhaul import (
     WriteError,
     hookimpl,
 )
-from downhaul._stream import Stream, end_to_end
+from downhaul._feed import Feed, end_to_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from downhaul._stream import Stream
 
 URL = "mem://host/file"
 A, B, C, D = (f"mem://{letter}/file" for letter in "abcd")
@@ -546,7 +548,7 @@ async def test_up_to_the_limit_it_is_compared(driver: MemDriver, monkeypatch: py
 
 def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let no more than *size* bytes be read again."""
-    monkeypatch.setattr("downhaul._stream.COMPARED", size)
+    monkeypatch.setattr("downhaul._channel.COMPARED", size)
 
 
 async def test_the_total_time_out_does_not_end_a_stream_cleanly(driver: MemDriver, ledger: Ledger) -> None:
@@ -568,8 +570,8 @@ async def test_the_total_time_out_covers_a_slow_consumer(driver: MemDriver, tmp_
         download = Download(URL, FileWriter(path), timeout=Timeout(total=0.05), context=context)
         async with download.stream(hold_back=len(DATA) - 2 * BLOCK) as stream:
             got = await anext(stream)
-            assert stream._task is not None
-            await asyncio.wait([stream._task])
+            assert isinstance(stream._source, Feed)
+            await asyncio.wait([stream._source._task])
             pieces = [got]
             with pytest.raises(TimeoutExceeded):
                 await _append(stream, pieces)

@@ -117,7 +117,7 @@ class Context:
         shared, request = self._bound(), transfer.request
         while True:
             driver = await self._driver(shared, request.url)
-            async with shared.governor.slot(request.origin):
+            async with shared.governor.slot(request.origin, urgent=transfer.urgent):
                 outside = in_driver.get()
                 in_driver.set(True)
                 try:

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ._arguments import check_several, plugins_of, settings_of
+from ._channel import HELD_BACK
 from ._context import Context, default_context
 from ._digests import digest_name
 from ._engine import Engine
 from ._errors import DownloadError, PluginError, PreparationError
+from ._feed import Feed
 from ._models import Version
 from ._pipeline import Pipeline
-from ._stream import HELD_BACK, Stream
+from ._registry import is_hashable
+from ._stream import Stream
 from ._transfer import Transfer, refuse_in_driver
 from ._urls import check_url, origin, show
 from ._validations import DigestValidation, Validation
@@ -26,11 +29,13 @@ _ARGUMENTS: Final = (
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Coroutine
+    from hashlib import _Hash
     from typing import Unpack
 
-    from ._models import Result
+    from ._models import Result, Verb
     from ._pipeline import Outlet
     from ._settings import Settings, SettingsFields
+    from ._stream import Source
 
 
 class Download:
@@ -88,20 +93,59 @@ class Download:
         """Download; return the `Result`, or raise a `DownloadError`. Works on any loop."""
         return await self._run_in(self.context or default_context())
 
-    def stream(self, *, hold_back: int = HELD_BACK) -> Stream:
+    def stream(
+        self, *, hold_back: int = HELD_BACK, part: range | None = None, judged: bool = False, join: int = 0
+    ) -> Stream:
         """Return a `Stream` of the bytes, to be entered with ``async with`` or ``with``.
 
         With a writer, the bytes go there too, and are published if they are valid. *hold_back* is how many bytes wait
         for the verdict, at least.
+
+        *part* is for some bytes of the file only, those from ``part.start`` to ``part.stop``. They are asked for as a
+        range, and proven by length and version; no validation or `validate` hook sees them, and no writer. Or else
+        *judged*: all of the file is fetched and judged, and written, the part alone released, its last bytes when all
+        of it is valid.
+
+        *join* lets streams share: who asks for an equal download in this context, while all that has arrived is still
+        there, gets it from the one fetch that is under way. It is the number of bytes that are kept for that. Who falls
+        behind by more goes on by a fetch of its own, which is compared with what came before, and keeps nobody waiting.
+
+        Raises ValueError for what cannot be meant.
         """
         if hold_back < 1:
             raise ValueError(f"hold_back=… is a number of bytes, from 1; not {hold_back}")
+        if join < 0 or (join and part is not None):
+            raise ValueError("join=… is a number of bytes, from 0, and for streams of the whole file")
+        if part is not None and (part.start < 0 or part.step != 1 or not part):
+            raise ValueError(f"part=… is a range of one byte or more, such as range(0, 500); not {part}")
+        if part is not None and not judged and self.writer is not None:
+            raise ValueError("a part of the file is not written: leave the writer out, or let it be judged=True")
+        if judged and part is None:
+            raise ValueError("judged=True is for a part; the whole file is judged anyway")
         context = self.context or default_context()
+        asked = None if judged else part
 
-        def begin(outlet: Outlet) -> tuple[Transfer, Coroutine[Any, Any, Result]]:
-            return self._begin(context, outlet)
+        def alone(released: int, digest: _Hash | None) -> Feed:
+            return Feed(lambda outlet: self._begin(context, outlet, "get", asked), hold_back, part, released, digest)
 
-        return Stream(context, begin, hold_back)
+        def make() -> Source:
+            key = (
+                type(self), self.url, self.settings, self.plugins, self.validations, self.digests, self.writer,
+                self.unless, hold_back, join,
+            )  # fmt: skip
+            if not join or self._parent is not None or not is_hashable(key):
+                return alone(0, None)
+            return context._bound().flights.share(key, join, alone, self.attachment)
+
+        return Stream(context, make, part)
+
+    def stat(self) -> Stream:
+        """Return a `Stream` of no bytes: entered, it tells headers, size and version, by a HEAD or its like.
+
+        What validations can say of that is said, no more; no writer is opened.
+        """
+        context = self.context or default_context()
+        return Stream(context, lambda: Feed(lambda outlet: self._begin(context, outlet, "stat"), 1))
 
     def clone(self, **changes: Any) -> Self:
         """Return another download like this one, with arguments changed: ``download.clone(url=…, writer=…)``."""
@@ -128,7 +172,9 @@ class Download:
         if self.writer is None:
             raise ValueError("this download has no writer: give it one, or enter its stream()")
 
-    def _begin(self, context: Context, outlet: Outlet | None) -> tuple[Transfer, Coroutine[Any, Any, Result]]:
+    def _begin(
+        self, context: Context, outlet: Outlet | None, verb: Verb = "get", part: range | None = None
+    ) -> tuple[Transfer, Coroutine[Any, Any, Result]]:
         """On the context's loop: make the transfer, and the coroutine that runs it."""
         shared, parent = context._bound(), self._parent
         if parent is None:
@@ -141,8 +187,10 @@ class Download:
         replaced = {type(plugin) for plugin in own}
         built_in = (plugin for plugin in context.built_in if type(plugin) not in replaced)
         hooks = shared.hooks(tuple(plugin for plugin in (*own, *built_in) if plugin != self._without))
-        pipeline = Pipeline(outlet, self.validations, self.digests, shared.executor)
-        transfer = Transfer(self, context, settings, hooks, pipeline, parent)
+        whole = verb == "get" and part is None
+        judges = (self.validations, self.digests) if whole else ((), ())
+        pipeline = Pipeline(outlet, *judges, shared.executor)
+        transfer = Transfer(self, context, settings, hooks, pipeline, parent, verb, part)
         return transfer, self._told(shared.run(Engine(transfer, hooks, pipeline).run()))
 
     async def _work(self, context: Context, begun: Callable[[Transfer], None] | None = None) -> Result:

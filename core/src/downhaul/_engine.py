@@ -73,7 +73,7 @@ class Engine:
 
     def __init__(self, transfer: Transfer, hooks: Hooks, pipeline: Pipeline) -> None:
         self._transfer, self._hooks, self._pipeline = transfer, hooks, pipeline
-        self._kept = Kept(pipeline, transfer.settings)
+        self._kept = Kept(transfer, pipeline)
         self._rounds_used = 0
         self._kept_before = 0
         self._published: Result | None = None
@@ -120,7 +120,7 @@ class Engine:
         transfer = self._transfer
         transfer.context._drivers.check(scheme_of(transfer.request.url), transfer.request.url)
         await transfer.context._bound().lifetimes.enter(self._hooks.plugins)
-        self._pipeline.open(transfer.download.writer, transfer)
+        self._pipeline.open(transfer.download.writer if transfer._base.verb == "get" else None, transfer)
         this_round, error, next_hook = _Round(), DownloadError(), 0
         while True:
             outcome = await self._try(this_round)
@@ -195,10 +195,11 @@ class Engine:
     async def _attempt(self) -> Result:
         """Open, receive, validate, publish; where continuing or asking by a version went wrong, once more from 0."""
         request = self._kept.continued(self._transfer.request)
+        whole = replace(request, offset=0, length=None, version=None, unless=None)
         try:
             return await self._deliver(request)
         except RangeRefused as error:
-            if not request.offset and request.unless is None:
+            if request == whole:
                 raise
             _log.info("%s: %s; starting again from 0", self._transfer, error)
         except ValidationError as error:
@@ -210,7 +211,7 @@ class Engine:
             _log.info("%s: %s; bytes of several answers, so again from 0", self._transfer, error)
         self._kept.restart()
         try:
-            return await self._deliver(replace(request, offset=0, version=None, unless=None))
+            return await self._deliver(whole)
         except ValidationError:
             self._kept.restart()
             raise
@@ -218,14 +219,15 @@ class Engine:
     async def _deliver(self, request: Request) -> Result:
         transfer = self._transfer
         transfer._request = request
-        payload = await self._fetch(request)
-        if payload.info.not_modified:
+        payload, part = await self._fetch(request), self._kept.part
+        if payload.info.not_modified or request.verb == "stat":
             if self._pipeline.outlet is not None:
                 self._kept.restart()  # bytes of earlier attempts that are held back are not the answer
                 await self._pipeline.outlet.finish()
             return self._result(payload, 0)
-        await self._hooks.validate(transfer)
-        result = self._result(payload, self._pipeline.position)
+        if part is None:
+            await self._hooks.validate(transfer)
+        result = self._result(payload, self._pipeline.position if part is None else len(part))
         await self._publish(result)
         return result
 
@@ -243,7 +245,9 @@ class Engine:
                 transfer.payload = payload
                 if transfer._opened is not None:
                     transfer._opened()
-                if not payload.info.not_modified:
+                if request.verb == "stat":
+                    self._kept.check(payload.info)
+                elif not payload.info.not_modified:
                     self._kept.begin(request, payload.info)
                     await self._receive(payload)
                 elif request.unless is None:
@@ -270,6 +274,7 @@ class Engine:
     async def _receive(self, payload: Payload) -> None:
         """Feed the body to the pipeline; whatever happens, sink and checks stand at one position afterwards."""
         pipeline, info, size, limit = self._pipeline, payload.info, self._kept.size, self._transfer.settings.max_size
+        end = size if self._kept.part is None else self._kept.part.stop
         try:
             async for block in payload.body:
                 await pipeline.feed(block)
@@ -277,6 +282,8 @@ class Engine:
                     raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that it announced")
                 if limit is not None and pipeline.position > limit:
                     raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
+                if self._kept.part is not None and pipeline.position >= self._kept.part.stop:
+                    break  # whoever ignores ranges would go on
         except DownloadError:
             await self._kept.keep(info)
             raise
@@ -285,8 +292,8 @@ class Engine:
             if close is not None:
                 await close()
         await pipeline.drain()
-        if size is not None and pipeline.position < size:
-            short = Truncated(f"{pipeline.position} of {size} bytes came, the last from {show(info.url)}")
+        if end is not None and pipeline.position < end:
+            short = Truncated(f"{pipeline.position} of {end} bytes came, the last from {show(info.url)}")
             await self._kept.keep(info)
             raise short
         if pipeline.outlet is not None:
@@ -309,9 +316,9 @@ class Engine:
         return Result(
             url=transfer._base.url,
             source=info.url,
-            path=getattr(transfer.download.writer, "path", None),
+            path=None if self._pipeline.sink is None else getattr(transfer.download.writer, "path", None),
             size=size,
-            digests={} if info.not_modified else transfer.digests,
+            digests={} if info.not_modified or transfer.request.verb == "stat" else transfer.digests,
             headers=info.headers_of_whole(),
             attempts=transfer.attempt,
             attachment=transfer.download.attachment,
@@ -319,6 +326,7 @@ class Engine:
             proof="not modified" if info.not_modified else self._kept.proof(info),
             version=version,
             history=transfer.history,
+            part=range(0) if transfer.request.verb == "stat" else self._kept.part,
         )
 
     def _record(self, error: DownloadError) -> None:

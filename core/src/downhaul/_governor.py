@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    _Queues = OrderedDict[str, deque[asyncio.Future[None]]]
+
 
 class Governor:
     """Hands out slots; a download that waits for anything but bytes holds none.
 
-    Origins take turns, so that many downloads of a slow origin do not keep a fast one waiting.
+    Origins take turns, so that many downloads of a slow origin do not keep a fast one waiting. What is urgent goes
+    before what is not.
     """
 
     def __init__(self, total: int, per_origin: int) -> None:
         self.total, self.per_origin = total, per_origin
         self._used = 0
         self._used_by: dict[str, int] = {}
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._urgent: _Queues = OrderedDict()
+        self._patient: _Queues = OrderedDict()
 
     @property
     def used(self) -> int:
@@ -32,28 +36,33 @@ class Governor:
         """Return the number of slots in use for *origin*."""
         return self._used_by.get(origin, 0)
 
+    @property
+    def waiting(self) -> int:
+        """The number of those who wait for a slot."""
+        return sum(map(len, (*self._urgent.values(), *self._patient.values())))
+
     @asynccontextmanager
-    async def slot(self, origin: str) -> AsyncGenerator[None]:
+    async def slot(self, origin: str, *, urgent: bool = False) -> AsyncGenerator[None]:
         """Hold a slot for *origin* while the block runs; wait for one first."""
-        await self._take(origin)
+        await self._take(origin, self._urgent if urgent else self._patient)
         try:
             yield
         finally:
             self._give_back(origin)
 
-    async def _take(self, origin: str) -> None:
-        if self._is_free(origin) and origin not in self._waiting:
+    async def _take(self, origin: str, queues: _Queues) -> None:
+        if self._is_free(origin) and origin not in queues:
             self._count(origin, 1)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(origin, deque()).append(turn)
+        queues.setdefault(origin, deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._give_back(origin)  # the slot came while we were being cancelled
             else:
-                self._leave(origin, turn)
+                _leave(queues, origin, turn)
             raise
 
     def _give_back(self, origin: str) -> None:
@@ -61,25 +70,19 @@ class Governor:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        while self._used < self.total:
-            origin = next((each for each in self._waiting if self._is_free(each)), None)
-            if origin is None:
-                return
-            turn = self._waiting[origin].popleft()
-            if self._waiting[origin]:
-                self._waiting.move_to_end(origin)
-            else:
-                del self._waiting[origin]
-            if not turn.done():
-                self._count(origin, 1)
-                turn.set_result(None)
-
-    def _leave(self, origin: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(origin)
-        if queue is not None and turn in queue:
-            queue.remove(turn)
-            if not queue:
-                del self._waiting[origin]
+        for queues in (self._urgent, self._patient):
+            while self._used < self.total:
+                origin = next((each for each in queues if self._is_free(each)), None)
+                if origin is None:
+                    break
+                turn = queues[origin].popleft()
+                if queues[origin]:
+                    queues.move_to_end(origin)
+                else:
+                    del queues[origin]
+                if not turn.done():
+                    self._count(origin, 1)
+                    turn.set_result(None)
 
     def _is_free(self, origin: str) -> bool:
         return self._used < self.total and self.used_by(origin) < self.per_origin
@@ -91,3 +94,11 @@ class Governor:
             self._used_by[origin] = used
         else:
             self._used_by.pop(origin, None)
+
+
+def _leave(queues: _Queues, origin: str, turn: asyncio.Future[None]) -> None:
+    queue = queues.get(origin)
+    if queue is not None and turn in queue:
+        queue.remove(turn)
+        if not queue:
+            del queues[origin]

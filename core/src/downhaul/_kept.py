@@ -5,25 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ._errors import PolicyError, ProtocolError, RangeRefused
+from ._errors import PolicyError, ProtocolError, RangeRefused, SizeMismatch
 from ._urls import place, show
 from ._validations import DigestValidation, SizeValidation
 
 if TYPE_CHECKING:
     from ._models import Info, Request, Version
     from ._pipeline import Pipeline
-    from ._settings import Settings
+    from ._transfer import Transfer
 
 
 class Kept:
     """The bytes in the pipeline: who sent the last of them, and what is known of the file that they are from.
 
-    `size` is that of the whole file in bytes, where any of its answers told. `joined`: they were continued with nothing
-    but an expected digest to judge the whole.
+    `part` are the bytes of the file that are asked for, None: all of them. `size` is that of the whole file in bytes,
+    where any of its answers told. `joined`: they were continued with nothing but an expected digest to judge the whole.
     """
 
-    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
-        self._pipeline, self._settings = pipeline, settings
+    def __init__(self, transfer: Transfer, pipeline: Pipeline) -> None:
+        self._transfer, self._pipeline = transfer, pipeline
+        base = transfer._base
+        self.part = None if base.length is None else range(base.offset, base.offset + base.length)
+        self._first = base.offset
         self._may_join = True
         self._source = self._answering = ""  # the URL that was asked, and the one that it led to
         self._version: Version | None = None
@@ -31,14 +34,16 @@ class Kept:
         self._resumable = self.joined = False
 
     def continued(self, request: Request) -> Request:
-        """Return *request* for the rest of the file, with what must not have changed; for all of it without proof."""
-        position, outlet = self._pipeline.position, self._pipeline.outlet
-        start = replace(request, offset=0, length=None, version=None)
-        if outlet is not None and outlet.released:
+        """Return *request* for the rest of what is wanted, with what must not have changed; for all without proof."""
+        position, outlet, part = self._pipeline.position, self._pipeline.outlet, self.part
+        start = replace(request, verb=self._transfer._base.verb, offset=0, length=None, version=None)
+        if part is not None:
+            start = replace(start, offset=part.start, length=len(part), unless=None)
+        elif outlet is not None and outlet.released:
             start = replace(start, unless=None)  # what the consumer has is no longer conditional
-        if not position or not self._resumable:
+        if position <= self._first or not self._resumable or (part is not None and position >= part.stop):
             return start
-        rest = replace(start, offset=position, unless=None)
+        rest = replace(start, offset=position, length=None if part is None else part.stop - position, unless=None)
         if self._source == request.url and self._version is not None and self._version.strong:
             return replace(rest, version=self._version)
         if outlet is not None and outlet.may_restart:
@@ -48,8 +53,9 @@ class Kept:
 
     def begin(self, request: Request, info: Info) -> None:
         """Hold the head of an answer against what was asked; start again from 0 unless it continues the bytes kept."""
-        joined, size = False, info.size
-        if request.offset and info.start == request.offset:
+        self.check(info)
+        joined, size, position = False, info.size, self._pipeline.position
+        if position > self._first and info.start == request.offset == position:
             if request.version is not None and place(self._answering) != place(info.url):
                 # An equal tag of another source is chance (RFC 9110, section 8.8.1).
                 raise RangeRefused(f"{show(request.url)} leads to another source now, {show(info.url)}")
@@ -60,14 +66,20 @@ class Kept:
             joined = self.joined or request.version is None
             if size is None and not joined:
                 size = self.size  # of this very version; what another answer said of the whole, the digest will judge
-        elif info.start:
+        elif info.start not in {0, request.offset}:
             raise RangeRefused(f"{show(request.url)} answers from byte {info.start}, asked for {request.offset}")
-        elif self._pipeline.position:
-            self.restart()
+        else:
+            if position:
+                self.restart()
+            self._pipeline.begin_at(info.start)
         self._source, self._answering = request.url, info.url
         self._version, self._resumable = info.version, info.resumable
         self.size, self.joined = size, joined
-        self._check_limits(info)
+        if self._transfer.settings.require_proof and self.proof(info) == "unproven":
+            raise ProtocolError(
+                f"nothing would prove that {show(info.url)} is complete; give a size or a digest,"
+                " or allow it with require_proof=False"
+            )
 
     async def keep(self, info: Info) -> None:
         """After a failure: let what arrived be handled, and keep it where it may be continued."""
@@ -87,7 +99,12 @@ class Kept:
         self._may_join = False
 
     def proof(self, info: Info) -> str:
-        """Return what proves the bytes complete: the protocol's own proof, or else a size or a digest expected."""
+        """Return what proves the bytes complete: the protocol's own proof, or else a size or a digest expected.
+
+        A part is proven by its length, which `begin` has seen, and by the version of the file that it is of.
+        """
+        if self.part is not None:
+            return "length and version" if info.version is not None and info.version.strong else "length"
         if info.proof != "unproven":
             return info.proof
         for validation in self._pipeline.validations:
@@ -97,12 +114,17 @@ class Kept:
                 return "digest"
         return "unproven"
 
-    def _check_limits(self, info: Info) -> None:
-        settings = self._settings
-        if settings.max_size is not None and info.size is not None and info.size > settings.max_size:
-            raise PolicyError(f"{info.size} bytes are more than max_size={settings.max_size}")
-        if settings.require_proof and self.proof(info) == "unproven":
-            raise ProtocolError(
-                f"nothing would prove that {show(info.url)} is complete; give a size or a digest,"
-                " or allow it with require_proof=False"
-            )
+    def check(self, info: Info) -> None:
+        """Hold what an answer tells of the whole file against what may be, and what is wanted of it."""
+        limit, part = self._transfer.settings.max_size, self.part
+        if limit is not None and info.size is not None and info.size > limit:
+            raise PolicyError(f"{info.size} bytes are more than max_size={limit}")
+        if part is None and self._transfer._base.verb == "get":
+            return  # all of it will come, and be judged then
+        for each in self._transfer.download.validations:
+            if isinstance(each, SizeValidation) and each.enforced and info.size not in {None, each.size}:
+                raise SizeMismatch(f"{show(info.url)} has {info.size} bytes, expected {each.size}")
+        if part is not None and info.size is None:
+            raise RangeRefused(f"{show(info.url)} does not tell its size: nothing would prove a part of it")
+        if part is not None and info.size is not None and info.size < part.stop:
+            raise RangeRefused(f"{show(info.url)} has {info.size} bytes; asked for those up to {part.stop}")

@@ -284,10 +284,12 @@ class Info:
 
     def headers_of_whole(self) -> Headers:
         """Return the headers as they would be for the whole file, where the answer is only a part of it."""
-        if not self.start:
+        length = None if self.size is None else str(self.size)
+        is_part = self.start or "content-range" in self.headers
+        if not is_part and (length is None or self.headers.get("content-length", length) == length):
             return self.headers
         fields = self.headers.without({"content-range", "content-length"})
-        return fields if self.size is None else Headers((*fields.items(), ("Content-Length", str(self.size))))
+        return fields if length is None else Headers((*fields.items(), ("Content-Length", length)))
 
     def __repr__(self) -> str:
         return _shown(self)
@@ -363,7 +365,8 @@ class Result:
     `size` is in bytes; `digests` maps names of algorithms to hexadecimal digits; `attempts` counts all of them, the
     failed ones are in `history`; `proof` is what proved the bytes complete (a length, a final chunk, FTP's SIZE,
     a digest), or "unproven". `version` is what to give as `Download(unless=…)` next time, or None. `not_modified`: the
-    file still has that version; no byte came, so `size` is 0, nothing was judged, and nothing was written.
+    file still has that version; no byte came, so `size` is 0, nothing was judged, and nothing was written. `part`: no
+    more than these bytes of the file were asked for, and came; no validation has judged them. None: all of it.
     """
 
     url: str
@@ -378,14 +381,17 @@ class Result:
     proof: str = "unproven"
     version: Version | None = None
     history: tuple[Attempt, ...] = ()
+    part: range | None = None
 
     @property
     def artifact_attributes(self) -> dict[str, Any]:
         """The size, and each digest by its name: ``Artifact(**result.artifact_attributes)``.
 
         Names are those of `hashlib`, with "_" for "-", so all can be keywords: "SHA3-256" is ``sha3_256``. Raises
-        ValueError where the file was not modified: nothing came that could be described.
+        ValueError where the file was not modified, or only a part of it came: that is not what could be described.
         """
+        if self.part is not None:
+            raise ValueError(f"only a part of {show(self.url)} was received: it has the attributes of no file")
         if self.not_modified:
             raise ValueError(f"{show(self.url)} was not modified, nothing was received: keep the attributes you have")
         return {"size": self.size, **{name.replace("-", "_"): digits for name, digits in self.digests.items()}}

@@ -37,13 +37,13 @@ class Outlet(Protocol):
 
     @property
     def may_restart(self) -> bool:
-        """Whether the bytes may come again from 0: what was released is not too much to be read again."""
+        """Whether the bytes may come again from their start: those released are not too many to be read again."""
 
-    async def put(self, block: bytes) -> None:
-        """Pass *block* on, after those before it; waits for the consumer."""
+    async def put(self, block: bytes, start: int) -> None:
+        """Pass *block* on, which begins at byte *start* of the file, after those before it; waits for the consumer."""
 
     def restart(self) -> None:
-        """The bytes come from 0 again: those released are compared instead of passed on."""
+        """The bytes come again from their start: those released are compared instead of passed on."""
 
     def complete(self) -> None:
         """All bytes have come: raise ValidationError unless those released are among them."""
@@ -107,13 +107,17 @@ class Pipeline:
         """The validations that judge the bytes."""
         return self._validations
 
+    def begin_at(self, position: int) -> None:
+        """The first byte is that at *position* of the file: of a part, nobody judges the bytes."""
+        self.position = position
+
     async def feed(self, block: Block) -> None:
         """Take the next *block*; it may be reused when this returns. Waits when the thread is behind."""
         data = block if type(block) is bytes else bytes(block)
         self.position += len(data)
         if self.outlet is not None:
             await self._handle([data], len(data))
-            await self.outlet.put(data)
+            await self.outlet.put(data, self.position - len(data))
             return
         self._batch.append(data)
         self._batched += len(data)

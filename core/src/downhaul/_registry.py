@@ -37,7 +37,7 @@ def check_plugin(plugin: object) -> None:
         raise PluginError(f"{plugin.__name__} is a class; a plugin is an object: {plugin.__name__}(…)")
     kind: Any = type(plugin)
     _check_class(kind)
-    if not _is_hashable(plugin):
+    if not is_hashable(plugin):
         raise PluginError(
             f"{_name(plugin)} is not hashable, but plugins are values: make it a frozen dataclass of hashable fields"
         )
@@ -91,9 +91,10 @@ def _check_function(name: str, hook: str, function: Any, options: pluggy.Hookimp
         raise PluginError(f"{name}: unknown argument {', '.join(sorted(unknown))}")
 
 
-def _is_hashable(plugin: object) -> bool:
+def is_hashable(value: object) -> bool:
+    """Tell whether *value* has a hash; a tuple has one if all in it have."""
     try:
-        hash(plugin)
+        hash(value)
     except TypeError:
         return False
     return True

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ._cancelling import cancel
+from ._fanout import Flights
 from ._governor import Governor
 from ._idle import IdleConnections
 from ._lifetimes import Lifetimes
@@ -35,6 +36,7 @@ class Shared:
         self.drivers.idle = IdleConnections(self.governor)
         self.values = SharedValues()
         self.lifetimes = Lifetimes(context)
+        self.flights = Flights()
         self.running: set[asyncio.Task[Any]] = set()
         self._executor: Threads | None = None
         self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()

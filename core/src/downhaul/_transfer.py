@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ._context import Context
     from ._download import Download
-    from ._models import Attempt, Payload
+    from ._models import Attempt, Payload, Verb
     from ._pipeline import Pipeline
     from ._registry import Hooks
     from ._validations import Check, Validation
@@ -43,6 +43,8 @@ class Transfer:
         hooks: Hooks,
         pipeline: Pipeline,
         parent: Transfer | None,
+        verb: Verb = "get",
+        part: range | None = None,
     ) -> None:
         self.download: Final = download
         self.context: Final = context
@@ -55,7 +57,7 @@ class Transfer:
         self._hooks = hooks
         self._pipeline = pipeline
         self._state: dict[object, Any] = {}
-        self._base = _base_request(download, settings, parent)
+        self._base = _base_request(download, settings, parent, verb, part)
         self._request = self._base
         self._preparing = False
         self._opened: Callable[[], object] | None = None  # to be told of each answer
@@ -64,6 +66,11 @@ class Transfer:
     def url(self) -> str:
         """The URL of the download, without userinfo."""
         return self._base.url
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a consumer waits for it: a stream, or what a stream needs first. It goes before other work."""
+        return self._pipeline.outlet is not None or (self.parent is not None and self.parent.urgent)
 
     @property
     def request(self) -> Request:
@@ -81,7 +88,7 @@ class Transfer:
     @property
     def received(self) -> int:
         """The number of bytes that are there now, at any time: progress."""
-        return self._pipeline.position
+        return max(0, self._pipeline.position - self._base.offset)
 
     @property
     def size(self) -> int:
@@ -173,7 +180,9 @@ def refuse_in_driver(what: str) -> None:
         )
 
 
-def _base_request(download: Download, settings: Settings, parent: Transfer | None) -> Request:
+def _base_request(
+    download: Download, settings: Settings, parent: Transfer | None, verb: Verb, part: range | None
+) -> Request:
     """Return the request for the download's own URL, with all that its origin may see."""
     url, userinfo = split_userinfo(download.url)
     user = settings.user if userinfo is None else User(*userinfo)
@@ -182,6 +191,9 @@ def _base_request(download: Download, settings: Settings, parent: Transfer | Non
     credentials = Credentials(origin(url), private, user=user) if private or user else None
     return Request(
         url,
+        verb,
+        offset=0 if part is None else part.start,
+        length=None if part is None else len(part),
         headers=fields.public(),
         credentials=credentials,
         unless=download.unless,
