@@ -135,7 +135,7 @@ class MemDriver(Driver):
             if request.unless is not None and request.unless == version:
                 yield Payload(Info(request.url, headers, not_modified=True, version=version), self._body(reply, 0, 0))
                 return
-            stop = None if request.length is None else start + request.length
+            stop = None if request.length is None or not reply.ranges else start + request.length
             size = len(reply.data) if reply.size else None
             proof = reply.proof if reply.size else "unproven"
             info = Info(request.url, headers, size, version, start, resumable=reply.ranges, proof=proof)
@@ -168,13 +168,15 @@ class MemDriver(Driver):
             raise StatusError(str(reply.status), code=reply.status, retry_after=reply.retry_after)
 
     async def _body(self, reply: Reply, start: int, stop: int | None) -> AsyncIterator[bytes]:
-        data = reply.data[start : reply.cut if stop is None else stop]
+        end = len(reply.data) if stop is None else stop
+        lost = reply.cut is not None and (stop is None or reply.cut < stop)
+        data = reply.data[start : reply.cut if lost else end]
         for place in range(0, len(data), reply.block):
             await asyncio.sleep(0)
             yield data[place : place + reply.block]
         if reply.hang == "body":
             await asyncio.Event().wait()
-        if reply.cut is not None and stop is None:
+        if lost:
             raise reply.breaks or Truncated("the connection was lost")
 
 

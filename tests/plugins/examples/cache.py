@@ -56,5 +56,5 @@ class Cache(Plugin):
     @hookimpl
     def done(self, transfer, outcome):
         copy = transfer.state(self, Copy)
-        if isinstance(outcome, Result) and copy.info is not None:
+        if isinstance(outcome, Result) and outcome.part is None and copy.info is not None:
             copy.shelf[copy.url] = copy.info, bytes(copy.content)
