@@ -400,3 +400,83 @@ async def test_the_governor_keeps_its_limits_and_starves_nobody(total, per_origi
 def test_origin_is_what_the_limit_counts_by():
     """Scheme, host and port, the default port left out."""
     assert origin("https://Host:443/a") == origin("https://host/b") != origin("http://host/b")
+
+
+# --- who waits goes first ---------------------------------------------------------------------------------------
+
+
+async def test_a_stream_goes_before_bulk_work():
+    """A client that waits for a stream gets the next slot, before a thousand files that were there earlier."""
+    mem, gate = MemDriver(), asyncio.Event()
+    mem.site("mem://home/held", Reply(b"held", gate=gate))
+    for number in range(20):
+        mem.site(f"mem://home/bulk-{number}", Reply(b"bulk"))
+    mem.site("mem://home/wanted", Reply(b"wanted"))
+    async with context_of(mem, connections=1) as context:
+        governor = context._bound().governor
+        held = asyncio.create_task(Download("mem://home/held", BufferWriter(), context=context).run())
+        await until(lambda: governor.used == 1)
+        bulk = [
+            asyncio.create_task(Download(f"mem://home/bulk-{number}", BufferWriter(), context=context).run())
+            for number in range(20)
+        ]
+        await until(lambda: governor.waiting == 20)
+        wanted = asyncio.create_task(consume(Download("mem://home/wanted", context=context)))
+        await until(lambda: governor.waiting == 21)
+        gate.set()
+        assert await wanted == b"wanted"
+        await asyncio.gather(held, *bulk)
+    assert mem.urls[:2] == ["mem://home/held", "mem://home/wanted"]
+
+
+async def consume(download: Download) -> bytes:
+    """Return the bytes of a stream of *download*."""
+    async with download.stream() as stream:
+        return b"".join([block async for block in stream])
+
+
+async def test_what_a_stream_needs_first_goes_before_bulk_work():
+    """A token or a mirror list that a waiting client needs is as urgent as its stream."""
+
+    class Needs(Plugin):
+        @hookimpl
+        async def prepare(self, transfer):
+            await transfer.nested(self, "mem://home/token", BufferWriter()).run()
+
+    mem, gate = MemDriver(), asyncio.Event()
+    mem.site("mem://home/held", Reply(b"held", gate=gate))
+    for name in ("bulk", "token", "wanted"):
+        mem.site(f"mem://home/{name}", Reply(name.encode()))
+    async with context_of(mem, connections=1) as context:
+        governor = context._bound().governor
+        tasks = [asyncio.create_task(Download("mem://home/held", BufferWriter(), context=context).run())]
+        await until(lambda: governor.used == 1)
+        tasks += [
+            asyncio.create_task(Download("mem://home/bulk", BufferWriter(), context=context).run()) for _ in range(3)
+        ]
+        await until(lambda: governor.waiting == 3)
+        tasks.append(asyncio.create_task(consume(Download("mem://home/wanted", context=context, plugins=[Needs()]))))
+        await until(lambda: governor.waiting == 4)
+        gate.set()
+        await asyncio.gather(*tasks)
+    assert mem.urls[:2] == ["mem://home/held", "mem://home/token"]
+    assert mem.urls.index("mem://home/wanted") == 3, "bulk work had the slot while the stream had no need of one"
+
+
+async def test_an_urgent_one_that_stops_waiting_leaves_nothing():
+    """A waiting client that goes away gives its place up."""
+    governor = Governor(1, 1)
+    async with governor.slot("a"):
+        for urgent in (True, False):
+            task = asyncio.create_task(hold(governor, urgent=urgent))
+            await until(lambda: governor.waiting == 1)
+            task.cancel()
+            await asyncio.wait([task])
+            assert governor.waiting == 0
+    assert governor.used == 0
+
+
+async def hold(governor: Governor, *, urgent: bool) -> None:
+    """Take a slot, and give it back."""
+    async with governor.slot("a", urgent=urgent):
+        pass

@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ._errors import StreamBroken, ValidationError
+from ._errors import RangeRefused, StreamBroken, ValidationError
+from ._urls import place, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from hashlib import _Hash
 
+    from ._models import Info
+
 HELD_BACK: Final = 64 * 1024  # bytes
 COMPARED: Final = 64 * 1024 * 1024  # bytes that are read again to compare, rather than trusted
+
+
+class Delivered(NamedTuple):
+    """What a consumer has already: a number of bytes, their SHA-256, and what it was told of the file."""
+
+    number: int
+    digest: _Hash
+    told: Info | None
 
 
 class Channel:
@@ -22,9 +33,7 @@ class Channel:
 
     It lets one block wait at a time. What the consumer has is never taken back: when the bytes come again from their
     start, that many are compared instead of passed on. Of a *part* only its bytes are passed on. *commit* is called
-    before the first block is released, or the end.
-
-    *released* and *digest* are for a consumer that has bytes already, from elsewhere: their number and their SHA-256.
+    before the first block is released, or the end. *delivered* is what the consumer has already, from elsewhere.
     """
 
     def __init__(
@@ -32,15 +41,16 @@ class Channel:
         held_back: int,
         commit: Callable[[], None],
         part: range | None = None,
-        released: int = 0,
-        digest: _Hash | None = None,
+        delivered: Delivered | None = None,
     ) -> None:
+        released, digest, told = delivered or (0, hashlib.sha256(), None)
         self._held_back, self._commit, self._part = held_back, commit, part
         self._held: deque[bytes] = deque()
         self._held_size = 0
         self.released = self._to_compare = released
         self._comparable = max(COMPARED, released)
-        self._digest = hashlib.sha256() if digest is None else digest.copy()
+        self._digest = digest.copy()
+        self._told = told
         self._again = hashlib.sha256()
         self._slot: bytes | None = None
         self._ended = False
@@ -50,6 +60,18 @@ class Channel:
     def may_restart(self) -> bool:
         """Whether the bytes may come again from their start: those released are not too many to be read again."""
         return self.released <= self._comparable
+
+    def begin(self, info: Info) -> None:
+        """Take note of the answer that the bytes come from; RangeRefused if it is not of the file that was told of."""
+        told = self._told
+        if not self.released or told is None:
+            self._told = info
+            return
+        if None not in {told.size, info.size} and told.size != info.size:
+            raise RangeRefused(f"{show(info.url)} has {info.size} bytes; a file of {told.size} was begun")
+        same = place(told.url) == place(info.url)
+        if same and told.version is not None and info.version is not None and told.version.contradicts(info.version):
+            raise RangeRefused(f"{show(info.url)} has another version of the file than the one that was begun")
 
     async def put(self, block: bytes, start: int) -> None:
         """Hold *block*, which begins at byte *start* of the file; release what is further from the end than that."""

@@ -29,9 +29,9 @@ _ARGUMENTS: Final = (
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Coroutine
-    from hashlib import _Hash
     from typing import Unpack
 
+    from ._channel import Delivered
     from ._models import Result, Verb
     from ._pipeline import Outlet
     from ._settings import Settings, SettingsFields
@@ -125,8 +125,8 @@ class Download:
         context = self.context or default_context()
         asked = None if judged else part
 
-        def alone(released: int, digest: _Hash | None) -> Feed:
-            return Feed(lambda outlet: self._begin(context, outlet, "get", asked), hold_back, part, released, digest)
+        def alone(delivered: Delivered | None) -> Feed:
+            return Feed(lambda outlet: self._begin(context, outlet, "get", asked), hold_back, part, delivered)
 
         def make() -> Source:
             key = (
@@ -134,7 +134,7 @@ class Download:
                 self.unless, hold_back, join,
             )  # fmt: skip
             if not join or self._parent is not None or not is_hashable(key):
-                return alone(0, None)
+                return alone(None)
             return context._bound().flights.share(key, join, alone, self.attachment)
 
         return Stream(context, make, part)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._channel import Delivered
 from ._errors import DownloadError
 from ._models import Headers
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
     from ._feed import Feed
-    from ._models import Result, Version
+    from ._models import Info, Result
 
 
 class _Block(NamedTuple):
@@ -103,19 +104,17 @@ class Flight:
 class Share:
     """What one stream has of a flight; where that is too far ahead, a fetch of its own. To the stream it is a `Feed`.
 
-    *alone* makes the fetch of its own: told the number and the digest of the bytes that the consumer has already, it
-    reads these again, and compares.
+    *alone* makes the fetch of its own: told what the consumer has already, it reads that again, and compares.
     """
 
-    def __init__(self, flight: Flight, alone: Callable[[int, _Hash], Feed], attachment: object) -> None:
+    def __init__(self, flight: Flight, alone: Callable[[Delivered | None], Feed], attachment: object) -> None:
         self._flight: Flight | None = flight
         self._feed: Feed | None = None
         self._alone, self._attachment = alone, attachment
         self._taken = self._position = 0  # blocks, bytes
         self._digest = sha256()
         self.headers = Headers()
-        self.size: int | None = None
-        self.version: Version | None = None
+        self.info: Info | None = None
         self.result: Result | None = None
         self._left = False
         flight.join()
@@ -124,7 +123,7 @@ class Share:
         """Return the next block; see `Feed.next`."""
         flight = self._flight
         if flight is not None and not flight.has(self._taken):
-            self._flight, self._feed = None, self._alone(self._position, self._digest)
+            self._flight, self._feed = None, self._alone(Delivered(self._position, self._digest, self.info))
             await flight.leave()
         try:
             if self._feed is None:
@@ -160,7 +159,7 @@ class Share:
         feed = flight.feed
         assert feed is not None
         if not self._taken:
-            self.headers, self.size, self.version = feed.headers, feed.size, feed.version
+            self.headers, self.info = feed.headers, feed.info
         if block is None:
             self.result = None if feed.result is None else replace(feed.result, attachment=self._attachment)
             return None
@@ -176,11 +175,11 @@ class Flights:
     def __init__(self) -> None:
         self._open: dict[Hashable, Flight] = {}
 
-    def share(self, key: Hashable, kept: int, alone: Callable[[int, _Hash], Feed], attachment: object) -> Share:
+    def share(self, key: Hashable, kept: int, alone: Callable[[Delivered | None], Feed], attachment: object) -> Share:
         """Return a share of the flight for *key*, a new one where there is none that may be joined."""
         flight = self._open.get(key)
         if flight is None:
-            flight = self._open[key] = Flight(lambda: alone(0, sha256()), kept, lambda: self._close(key, flight))
+            flight = self._open[key] = Flight(lambda: alone(None), kept, lambda: self._close(key, flight))
         return Share(flight, alone, attachment)
 
     def _close(self, key: Hashable, flight: Flight | None) -> None:

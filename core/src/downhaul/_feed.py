@@ -12,9 +12,9 @@ from ._pipeline import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from hashlib import _Hash
 
-    from ._models import Result, Version
+    from ._channel import Delivered
+    from ._models import Info, Result
     from ._transfer import Transfer
 
     Begin = Callable[[Channel], tuple[Transfer, Coroutine[Any, Any, Result]]]
@@ -36,9 +36,9 @@ _PLAIN: Final = frozenset({"accept-ranges", "content-length", "content-type", "e
 class Feed:
     """One fetch for a consumer; made, and used, on the context's loop.
 
-    *held_back* is how many bytes wait for the verdict; of a *part* only its bytes come. *released* and *digest* tell
-    of bytes that the consumer has already: see `Channel`. `headers`, `size` and `version` are known from the commit
-    point on, where the first block may be taken; `result` from the end on.
+    *held_back* is how many bytes wait for the verdict; of a *part* only its bytes come; *delivered* is what the
+    consumer has already. `info` and `headers` are known from the commit point on, where the first block may be taken;
+    `result` from the end on.
     """
 
     def __init__(
@@ -46,16 +46,14 @@ class Feed:
         begin: Begin,
         held_back: int,
         part: range | None = None,
-        released: int = 0,
-        digest: _Hash | None = None,
+        delivered: Delivered | None = None,
     ) -> None:
-        self._channel = Channel(held_back, self._commit, part, released, digest)
+        self._channel = Channel(held_back, self._commit, part, delivered)
         self._transfer, work = begin(self._channel)
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._channel.end)
         self.headers = Headers()
-        self.size: int | None = None
-        self.version: Version | None = None
+        self.info: Info | None = None
         self.result: Result | None = None
 
     async def next(self) -> bytes | None:
@@ -92,7 +90,7 @@ class Feed:
             if secrets is not None:  # some servers repeat what they were sent
                 told = [name for name, value in headers.items() if secrets.hide(value) != value]
                 headers = headers.without(name for name in told if name.lower() not in _PLAIN)
-            self.headers, self.size, self.version = headers, info.size, info.version
+            self.headers, self.info = headers, info
 
 
 def end_to_end(headers: Headers) -> Headers:

@@ -72,6 +72,8 @@ class Kept:
             if position:
                 self.restart()
             self._pipeline.begin_at(info.start)
+        if self._pipeline.outlet is not None:
+            self._pipeline.outlet.begin(info)
         self._source, self._answering = request.url, info.url
         self._version, self._resumable = info.version, info.resumable
         self.size, self.joined = size, joined

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
-    from ._models import Block
+    from ._models import Block, Info
     from ._transfer import Transfer
     from ._validations import Check, Validation
     from ._writers import Sink, Writer
@@ -38,6 +38,9 @@ class Outlet(Protocol):
     @property
     def may_restart(self) -> bool:
         """Whether the bytes may come again from their start: those released are not too many to be read again."""
+
+    def begin(self, info: Info) -> None:
+        """The bytes of an answer follow: raise RangeRefused if it is not of the file that was released so far."""
 
     async def put(self, block: bytes, start: int) -> None:
         """Pass *block* on, which begins at byte *start* of the file, after those before it; waits for the consumer."""

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from ._context import Context
-    from ._models import Result, Version
+    from ._models import Info, Result, Version
 
 
 class Source(Protocol):
     """Where a stream takes its bytes from, on the context's loop: a `Feed`, or a share of one."""
 
     headers: Headers
-    size: int | None
-    version: Version | None
+    info: Info | None
     result: Result | None
 
     async def next(self) -> bytes | None:
@@ -66,12 +65,12 @@ class Stream:
     @property
     def size(self) -> int | None:
         """The size of the whole file in bytes, or None where the source does not tell."""
-        return None if self._source is None else self._source.size
+        return None if self._source is None or self._source.info is None else self._source.info.size
 
     @property
     def version(self) -> Version | None:
         """What tells this state of the file from the next, or None where the source does not tell."""
-        return None if self._source is None else self._source.version
+        return None if self._source is None or self._source.info is None else self._source.info.version
 
     def result(self) -> Result:
         """Return the `Result`, once the stream has been read to its end; RuntimeError before."""
