@@ -1,4 +1,4 @@
-"""Prints what the acceptance tests prove: a matrix of use cases and forms."""
+"""Prints what the acceptance tests prove: a matrix of use cases and forms, one for each adapter of the streamer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from tests.acceptance.use_cases import FORMS, ROLES
+from tests.acceptance.use_cases import ADAPTERS, FORMS, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CELL: Final = pytest.StashKey[tuple[str, int, str]]()
 _OUTCOMES: Final = pytest.StashKey[dict[tuple[str, int, str], Counter[str]]]()
+_TABLES: Final = {
+    "importer": {"use cases of the importer": "importer"},
+    "streamer": {f"use cases of the streamer: {each}": f"streamer {each}" for each in ADAPTERS},
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark = item.get_closest_marker("use_case")
         if mark is not None and isinstance(item, pytest.Function):
-            role, number, form = mark.args
+            role, number, form, *adapter = mark.args
             own = "asyncio" if inspect.iscoroutinefunction(item.function) else "sync"
-            item.stash[_CELL] = role, number, form or own
+            item.stash[_CELL] = " ".join((role, *adapter)), number, form or own
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,17 +46,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the matrix of each role of which anything was run."""
+    """Print each matrix of which anything was run."""
     outcomes = config.stash[_OUTCOMES]
     for role, titles in ROLES.items():
-        if not any(cell[0] == role for cell in outcomes):
-            continue
-        terminalreporter.section(f"use cases of the {role}")
         width = max(map(len, titles.values()))
-        terminalreporter.line(f"{'':>3} {'':<{width}}" + "".join(f"  {form:<20}" for form in FORMS))
-        for number, title in titles.items():
-            cells = (_told(outcomes.get((role, number, form), Counter())) for form in FORMS)
-            terminalreporter.line(f"{number:>2}. {title:<{width}}" + "".join(f"  {cell:<20}" for cell in cells))
+        for heading, table in _TABLES[role].items():
+            if not any(cell[0] == table for cell in outcomes):
+                continue
+            terminalreporter.section(heading)
+            terminalreporter.line(f"{'':>3} {'':<{width}}" + "".join(f"  {form:<20}" for form in FORMS))
+            for number, title in titles.items():
+                cells = (_told(outcomes.get((table, number, form), Counter())) for form in FORMS)
+                terminalreporter.line(f"{number:>2}. {title:<{width}}" + "".join(f"  {cell:<20}" for cell in cells))
 
 
 def _told(outcome: Counter[str]) -> str:

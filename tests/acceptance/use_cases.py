@@ -22,8 +22,19 @@ IMPORTER: Final = {
     13: "Any protocol",
     14: "A batch goes on, and tells how far it is",
 }
-ROLES: Final = {"importer": IMPORTER}
+STREAMER: Final = {
+    1: "The importer's download as a black box",
+    2: "Validation of what is streamed",
+    3: "Complex downloading, delegated",
+    4: "The bit stream, bridged",
+    5: "Headers",
+    6: "The same plugins and context as the importer",
+    7: "Fan-out",
+}
+ROLES: Final = {"importer": IMPORTER, "streamer": STREAMER}
 FORMS: Final = ("sync", "asyncio")
+ADAPTERS: Final = ("stream", "asgi", "aiohttp", "twisted", "wsgi", "django")
+"""How a streamer answers: itself, from the stream, or by one of our adapters."""
 
 
 def importer(number: int, form: str | None = None) -> pytest.MarkDecorator:
@@ -34,3 +45,11 @@ def importer(number: int, form: str | None = None) -> pytest.MarkDecorator:
     assert number in IMPORTER
     assert form is None or form in FORMS
     return pytest.mark.use_case("importer", number, form)
+
+
+def streamer(number: int, form: str | None = None, adapter: str = "stream") -> pytest.MarkDecorator:
+    """Return the mark of a test of a streamer's use case, by *adapter*; *form* is that of the context."""
+    assert number in STREAMER
+    assert form is None or form in FORMS
+    assert adapter in ADAPTERS
+    return pytest.mark.use_case("streamer", number, form, adapter)
