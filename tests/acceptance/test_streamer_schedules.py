@@ -39,7 +39,7 @@ _RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)$")
 
 @dataclass(frozen=True)
 class Source:
-    """What a source does on each visit, where it breaks off, and whether it honours ranges; the last goes on for ever."""
+    """What a source does on each visit (the last goes on for ever), where it breaks off, whether it honours ranges."""
 
     visits: tuple[str, ...]
     share: float
@@ -137,7 +137,7 @@ def play() -> Iterator[Callable[[tuple[Source, ...]], Got]]:
 
         def importer(_: str) -> Download:
             mirrors = MirrorList([server.url(f"/{name}/") for name in world.sources], replaces="http://r.invalid/")
-            timeout = Timeout(connect=5, read=0.25)
+            timeout = Timeout(connect=5, read=0.15)
             return Download(
                 "http://r.invalid/file", plugins=[mirrors], digests=DIGEST, context=context, timeout=timeout
             )
@@ -183,7 +183,7 @@ def test_a_good_source_is_enough(
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.lists(sources(("good", "wrong", *PASSING)), min_size=1, max_size=3).map(tuple))
+@given(st.lists(sources(("good", "wrong", "cut", "503")), min_size=1, max_size=3).map(tuple))
 def test_wrong_from_the_first_byte(play: Callable[[tuple[Source, ...]], Got], drawn: tuple[Source, ...]) -> None:
     """Where a source is wrong from its first byte, that cannot be known in time: but then it never ends cleanly."""
     got = play(drawn)
