@@ -104,7 +104,8 @@ class Internet:
 
     async def corrupt_mirror(self, exchange: Exchange) -> None:
         """Answer as corrupt.example.net."""
-        await exchange.respond(200, b"#" + self.files[exchange.target.removeprefix("/pub/")][1:])
+        content = self.files.get(exchange.target.removeprefix("/pub/"))
+        await (exchange.respond(404) if content is None else exchange.respond(200, b"#" + content[1:]))
 
     async def authority(self, exchange: Exchange) -> None:
         """Answer as auth.example.org."""
