@@ -22,7 +22,7 @@ LAYERS = [
     for name in reversed(contract.get("layers", []))
     if (name.startswith("_") and not name.startswith("__")) or name == "hookspecs"
 ]
-ROOMS = ["plugins", "testing", "cli"]
+ROOMS = ["plugins", "adapters", "testing", "cli"]
 
 
 def run_time_imports(path: Path) -> set[str]:
@@ -92,12 +92,29 @@ def loaded_by(program: str) -> set[str]:
     return set(run.stdout.split())
 
 
-HEAVY = {"httpx", "httpcore", "h11", "h2", "aioftp", "rich", "click", "downhaul_http", "downhaul_ftp", "pytest"}
+FRAMEWORKS = {"starlette", "uvicorn", "aiohttp", "twisted", "zope", "django", "asgiref"}
+HEAVY = FRAMEWORKS | {
+    "httpx", "httpcore", "h11", "h2", "aioftp", "rich", "click", "downhaul_http", "downhaul_ftp", "pytest",
+}  # fmt: skip
 
 
 def test_importing_the_core_imports_no_driver() -> None:
     """Importing downhaul and its plugins imports no driver, no client library, and nothing of the command."""
     assert loaded_by("import downhaul, downhaul.plugins").isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "framework"),
+    [("asgi", set()), ("aiohttp", {"aiohttp"}), ("twisted", {"twisted", "zope"}), ("wsgi", set()),
+     ("django", {"django", "asgiref"})],
+)  # fmt: skip
+def test_an_adapter_imports_its_framework_alone(adapter: str, framework: set[str]) -> None:
+    """Each adapter needs what it is for, and nothing of the others; those of a protocol need nothing."""
+    for needed in framework:
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
+    loaded = loaded_by(f"import downhaul.adapters.{adapter}")
+    assert loaded & FRAMEWORKS == framework
+    assert loaded.isdisjoint({"httpx", "aioftp", "downhaul_http", "downhaul_ftp"})
 
 
 def test_describing_a_download_imports_no_driver() -> None:

@@ -20,7 +20,10 @@ NOUNS = {
     "Plugin", "Request", "Result", "Settings", "Sink", "SizeValidation", "Stream", "TLS", "Timeout", "Transfer", "User",
     "Validation", "Version", "Writer", "download", "hookimpl", "hookspec",
 }  # fmt: skip
-PUBLIC_MODULES = ["downhaul", "downhaul.hookspecs", "downhaul.plugins", "downhaul.testing"]
+ADAPTERS = [f"downhaul.adapters.{name}" for name in ("asgi", "aiohttp", "twisted", "wsgi", "django")]
+PUBLIC_MODULES = [
+    "downhaul", "downhaul.hookspecs", "downhaul.plugins", "downhaul.testing", "downhaul.adapters", *ADAPTERS,
+]  # fmt: skip
 
 
 def errors() -> set[str]:

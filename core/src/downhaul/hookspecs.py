@@ -103,7 +103,8 @@ class Plugin:
         """All bytes have arrived, nobody may use them yet (of a stream: the held-back tail).
 
         ``transfer.size``, ``transfer.digests`` and ``transfer.body()`` tell what came. Raise `ValidationError` to
-        refuse; it goes the way of errors, so another mirror may be asked::
+        refuse; it goes the way of errors, so another mirror may be asked. Of a part that is not judged with the whole,
+        nobody is asked::
 
             class NoErrorPage(Plugin):
                 @hookimpl
