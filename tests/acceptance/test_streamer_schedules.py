@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.acceptance.clients import Got, ask
 from tests.servers.http import Exchange, head, http_server
 
-from downhaul import Context, Download, Retries, Timeout
+from downhaul import Context, Download, Retries, SizeValidation, Timeout
 from downhaul.plugins import MirrorList
 
 if TYPE_CHECKING:
@@ -85,14 +85,18 @@ class World:
         asked = _RANGE.match(exchange.header("Range") or "")
         start, status = 0, 200
         fields = [("ETag", tag)] if source.tagged else []
+        stop = len(content)
         if asked and source.ranges and exchange.header("If-Range") in {None, tag}:
             start, status = int(asked[1]) + 1000 * (kind == "elsewhere"), 206
+            stop = min(int(asked[2]) + 1 if asked[2] else stop, stop)
             if kind == "several parts":
                 fields.append(("Content-Type", "multipart/byteranges; boundary=x"))
             else:
-                fields.append(("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"))
-        body = content[start:]
+                fields.append(("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}"))
+        body = content[start:stop]
         await exchange.send(head(status, [*fields, ("Content-Length", str(len(body))), ("Accept-Ranges", "bytes")]))
+        if exchange.method == "HEAD":
+            return
         place = int(source.share * len(body))
         if kind in {"cut", "reset", "stall"}:
             await exchange.send(body[:place])
@@ -138,15 +142,21 @@ def play() -> Iterator[Callable[[tuple[Source, ...]], Got]]:
         def importer(_: str) -> Download:
             mirrors = MirrorList([server.url(f"/{name}/") for name in world.sources], replaces="http://r.invalid/")
             timeout = Timeout(connect=5, read=0.15)
+            size = SizeValidation(len(RIGHT))
             return Download(
-                "http://r.invalid/file", plugins=[mirrors], digests=DIGEST, context=context, timeout=timeout
-            )
+                "http://r.invalid/file", plugins=[mirrors], digests=DIGEST, validations=[size], context=context,
+                timeout=timeout,
+            )  # fmt: skip
 
-        with asgi.serve(importer, hold_back=HELD_BACK) as base:
+        with (
+            asgi.serve(importer, hold_back=HELD_BACK) as judging,
+            asgi.serve(importer, hold_back=HELD_BACK, judged_parts=0) as believing,
+        ):
 
-            def play(drawn: tuple[Source, ...]) -> Got:
+            def play(drawn: tuple[Source, ...], part: range | None = None, *, judged: bool = True) -> Got:
                 world.begin(drawn)
-                return ask(base, "/")
+                fields = [] if part is None else [("Range", f"bytes={part.start}-{part.stop - 1}")]
+                return ask(judging if judged else believing, "/", headers=fields)
 
             yield play
 
@@ -180,6 +190,38 @@ def test_a_good_source_is_enough(
 ) -> None:
     """With one good source among them, wherever it stands, every schedule ends cleanly."""
     check(play, (*others[:place], good, *others[place:]))
+
+
+PARTS: Final = st.one_of(
+    st.sampled_from([range(1), range(len(RIGHT) - 500, len(RIGHT)), range(50_000, 100_000)]),
+    st.tuples(st.integers(0, 60_000), st.integers(1, 40_000)).map(lambda pair: range(pair[0], sum(pair))),
+)
+
+
+def check_part(got: Got, part: range) -> None:
+    """What came of a part is a prefix of it, and a clean end means all; or all of the file came, or a refusal."""
+    note(f"{got.status}, {len(got.body)} bytes, clean: {got.clean}")
+    event(f"{got.status}, clean: {got.clean}")
+    right = {200: RIGHT, 206: RIGHT[part.start : part.stop]}.get(got.status)
+    if right is not None:
+        assert right.startswith(got.body)
+        assert got.clean == (got.body == right)
+    else:
+        assert got.status in {403, 404, 416, 502, 503, 504}  # 416: of a source whose file is shorter
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(sources(ANY), min_size=1, max_size=3).map(tuple), PARTS)
+def test_any_schedule_of_a_judged_part(play: Callable[..., Got], drawn: tuple[Source, ...], part: range) -> None:
+    """A part that is judged with the whole is right, or breaks, or is refused, whatever the sources do."""
+    check_part(play(drawn, part), part)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(sources(("good", *PASSING, *LASTING)), min_size=1, max_size=3).map(tuple), PARTS)
+def test_any_schedule_of_a_range(play: Callable[..., Got], drawn: tuple[Source, ...], part: range) -> None:
+    """A part that is asked for as a range is right as well, where all sources have the same file."""
+    check_part(play(drawn, part, judged=False), part)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -336,6 +336,16 @@ async def test_a_stat_of_a_wrong_size(driver: MemDriver) -> None:
                 raise AssertionError
 
 
+async def test_a_stream_of_a_wrong_size_is_not_begun(driver: MemDriver) -> None:
+    """A mirror that announces another size than is expected is passed over before the consumer has a byte."""
+    driver.site(A, data=DATA + b"more")
+    driver.site(B, data=DATA)
+    async with context_of(driver, Mirrors((A, B)), retries=0) as context:
+        stream = Download(URL, validations=[SizeValidation(len(DATA))], context=context).stream()
+        assert await received(stream) == DATA
+    assert [type(each.error) for each in stream.result().history] == [SizeMismatch]
+
+
 async def test_a_stat_has_time_limits(driver: MemDriver) -> None:
     """The total time limit holds, and nothing is left."""
     driver.site(URL, data=DATA, hang="open")

@@ -296,7 +296,7 @@ def test_a_class_is_no_plugin(attach):
         attach(Retries)
 
 
-@pytest.mark.parametrize("thing", [Hookless(), object(), 5, None, lambda: None], ids=repr)
+@pytest.mark.parametrize("thing", [Hookless(), object(), 5, None, lambda: None], ids=lambda thing: type(thing).__name__)
 def test_an_object_without_hooks_is_no_plugin(thing, attach):
     """What carries no @hookimpl would silently do nothing, so it is refused."""
     with pytest.raises(PluginError, match="is no plugin: none of its methods carries @hookimpl"):

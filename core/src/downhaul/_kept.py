@@ -121,11 +121,10 @@ class Kept:
         limit, part = self._transfer.settings.max_size, self.part
         if limit is not None and info.size is not None and info.size > limit:
             raise PolicyError(f"{info.size} bytes are more than max_size={limit}")
-        if part is None and self._transfer._base.verb == "get":
-            return  # all of it will come, and be judged then
-        for each in self._transfer.download.validations:
+        told_first = self._pipeline.outlet is not None  # what is for a file is judged when all of it has come
+        for each in self._transfer.download.validations if told_first else ():
             if isinstance(each, SizeValidation) and each.enforced and info.size not in {None, each.size}:
-                raise SizeMismatch(f"{show(info.url)} has {info.size} bytes, expected {each.size}")
+                raise SizeMismatch(f"{info.size} bytes, expected {each.size}")
         if part is not None and info.size is None:
             raise RangeRefused(f"{show(info.url)} does not tell its size: nothing would prove a part of it")
         if part is not None and info.size is not None and info.size < part.stop:
