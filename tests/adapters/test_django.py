@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.adapters.contract import RelayContract, Site, remote_and_handle
+from tests.adapters.contract import FREED, RelayContract, Site, remote_and_handle
 from tests.adapters.test_wsgi import WsgirefContract, helpers, soon
 from tests.adapters.wire import CUT, DATA, TAG, Client
 from tests.fronts import asgi, wsgi
@@ -17,7 +18,8 @@ from tests.servers.http import Thread
 
 from downhaul import Context, StreamBroken
 
-from django.core.servers.basehttp import WSGIRequestHandler  # isort: skip - the front configures Django
+from django.core.handlers.asgi import ASGIRequest  # isort: skip - the front configures Django
+from django.core.servers.basehttp import WSGIRequestHandler  # isort: skip
 from django.http import HttpResponse  # isort: skip
 from django.middleware.gzip import GZipMiddleware  # isort: skip
 from django.middleware.http import ConditionalGetMiddleware  # isort: skip
@@ -128,7 +130,7 @@ class TestRunserver(RelayContract):
     """Django's own server, which keeps connections for further requests."""
 
     class Handler(wsgi.Quiet, WSGIRequestHandler):
-        pass
+        wbufsize = 0  # it counts on that
 
     @classmethod
     @contextmanager
@@ -265,6 +267,21 @@ async def test_coroutine_without_asgi() -> None:
         assert (response.status_code, response.is_async) == (200, False)
         response.close()
         assert soon(lambda: helpers() == 0)
+
+
+async def test_cancelled_wait_for_a_block() -> None:
+    """Who is cancelled while waiting for a block leaves the answer at once, also if nobody closes the response."""
+    with remote_and_handle() as (remote, _, handle):
+        scope = {"type": "http", "method": "GET", "path": "/stalled", "headers": [], "http_version": "1.1"}
+        request = ASGIRequest(scope, io.BytesIO())
+        response = await arelay(request, handle("/stalled"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                async for _ in response:
+                    pass
+        await remote.until(lambda remote: remote.open == 0, FREED)
+        response.close()
+        request.close()
 
 
 @pytest.mark.parametrize("served", [serve, serve_asgi])
