@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Final
 
-from . import memory
+from . import memory, relay
 from .figures import machine, table
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BENCHMARKS: Final[dict[str, Callable[[float], Iterator[Figure]]]] = {
     "memory": memory.figures,
+    "relay": relay.figures,
 }
 
 
@@ -31,7 +32,7 @@ def main() -> int:
         if arguments.only in (None, name):
             for each in figures(arguments.scale):
                 found.append(each)
-                print(f"  {name}: {each.case}: {each.what}: {each.value:,.1f} {each.unit}", file=sys.stderr, flush=True)
+                print(f"  {name}: {each.case}: {each.what}: {each.measured}", file=sys.stderr, flush=True)
     print(table(found))
     return 0 if all(each.passes for each in found) else 1
 

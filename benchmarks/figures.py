@@ -12,31 +12,48 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_DISTRIBUTIONS: Final = ("downhaul", "downhaul-http", "downhaul-ftp", "httpx", "httpcore", "aioftp", "pluggy")
+_DISTRIBUTIONS: Final = (
+    "downhaul", "downhaul-http", "downhaul-ftp", "httpx", "httpcore", "aioftp", "pluggy",
+    "uvicorn", "httptools", "starlette", "aiohttp", "twisted", "django",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing measured: in which case, what, how much of which unit, and what it may be at most."""
+    """One thing measured: in which case, what, how much of which unit, and what it may be at most.
+
+    Without a bar it is only told. *spread* are the least and the most of what the value is the median of.
+    """
 
     case: str
     what: str
     value: float
     unit: str
-    at_most: float
+    at_most: float | None = None
+    spread: tuple[float, float] | None = None
+    digits: int = 1
 
     @property
     def passes(self) -> bool:
-        """Whether the bar is kept."""
-        return self.value <= self.at_most
+        """Whether the bar is kept, if there is one."""
+        return self.at_most is None or self.value <= self.at_most
+
+    @property
+    def measured(self) -> str:
+        """The value with its unit, and its spread."""
+        value = f"{self._told(self.value)} {self.unit}".rstrip()
+        return value if self.spread is None else f"{value} ({' to '.join(map(self._told, self.spread))})"
+
+    def _told(self, value: float) -> str:
+        return f"{value:,.{self.digits}f}"
 
 
 def table(figures: Iterable[Figure]) -> str:
     """Return *figures* as lines in columns; a bar that was missed is marked."""
     rows = [("case", "what", "measured", "at most", "")]
     for each in figures:
-        bar = f"{each.at_most:,g} {each.unit}"
-        rows.append((each.case, each.what, f"{each.value:,.1f} {each.unit}", bar, "" if each.passes else "MISSED"))
+        bar = "" if each.at_most is None else f"{each.at_most:,g} {each.unit}".rstrip()
+        rows.append((each.case, each.what, each.measured, bar, "" if each.passes else "MISSED"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = "{0:<{5}}  {1:<{6}}  {2:>{7}}  {3:>{8}}  {4}"
     return "\n".join(left.format(*row, *widths).rstrip() for row in rows)

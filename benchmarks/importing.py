@@ -50,9 +50,9 @@ class Meter:
         return json.dumps({"samples": self.samples, "peak": resident("VmHWM"), **self.outcomes})
 
 
-def resident(name: str) -> int:
-    """Return what the kernel tells of this process under *name*, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident(name: str, process: int | str = "self") -> int:
+    """Return what the kernel tells of the memory of this *process* under *name*, in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"this system does not tell {name}")

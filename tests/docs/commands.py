@@ -21,6 +21,7 @@ _DISTRIBUTIONS: Final = {
     "downhaul-fallback": "docs/examples/downhaul-fallback",
     "django-importer": "docs/examples/django-importer",
     "sqlalchemy-importer": "docs/examples/sqlalchemy-importer",
+    "downhaul-streamer": "docs/examples/streamer",
 }
 EXAMPLES: Final = {path.parent.name for path in ROOT.glob("docs/examples/*/src/*/__main__.py")}
 """The modules of examples that are run as commands."""
@@ -70,8 +71,8 @@ def _left_to_the_index(wanted: Sequence[str]) -> str:
     given = {project["name"] for project in projects}
     for match in (_DEPENDENCY.match(each) for project in projects for each in project["dependencies"]):
         if match is not None:
-            needed = {match[1], *(f"downhaul-{extra}" for extra in (match[2] or "").split(",") if extra)}
-            if absent := needed - given:
+            extras = {f"downhaul-{extra}" for extra in (match[2] or "").split(",")}
+            if absent := {match[1], *(extras & _DISTRIBUTIONS.keys())} - given:  # other extras bring none of ours
                 return f"it lacks {', '.join(sorted(absent))}"
     return ""
 
