@@ -279,7 +279,7 @@ async def test_a_judged_part_that_the_file_does_not_have(driver: MemDriver) -> N
     """A file that ends before the part does is no clean end."""
     driver.site(URL, data=DATA[:200_000])
     async with context_of(driver, retries=0) as context:
-        with pytest.raises(StreamBroken, match="before byte 300000"):
+        with pytest.raises(StreamBroken, match="ends before byte 300000"):
             await received(Download(URL, context=context).stream(part=PART, judged=True, hold_back=1))
 
 

@@ -70,7 +70,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return work
 
 
-@pytest.mark.parametrize("size", [0, 1, 64 * KIB, 128 * KIB])
+@pytest.mark.parametrize("size", [0, 1, 64 * KIB, 256 * KIB])
 async def test_small_files_are_not_sent_through_threads(driver: MemDriver, work: Work, size: int) -> None:
     """Small files are handled where they arrive: the way to a thread and back costs more than it saves."""
     driver.site(URL, data=bytes(size))
@@ -80,7 +80,7 @@ async def test_small_files_are_not_sent_through_threads(driver: MemDriver, work:
     assert work.used == 0
 
 
-@pytest.mark.parametrize(("size", "most"), [(128 * KIB + 1, 3), (MIB, 4), (10 * MIB, 16)])
+@pytest.mark.parametrize(("size", "most"), [(256 * KIB + 1, 3), (MIB, 4), (10 * MIB, 16)])
 async def test_large_files_are_hashed_and_written_in_threads(
     driver: MemDriver, work: Work, size: int, most: int
 ) -> None:
@@ -96,7 +96,7 @@ async def test_large_files_are_hashed_and_written_in_threads(
 
 async def test_a_large_block_of_a_stream_goes_through_a_thread(driver: MemDriver, work: Work) -> None:
     """A stream handles block by block: large ones in a thread, small ones at once."""
-    driver.site(URL, data=bytes(MIB), block=256 * KIB)
+    driver.site(URL, data=bytes(2 * MIB), block=512 * KIB)
     async with context_of(driver) as context:
         async with Download(URL, digests=["sha256"], context=context).stream() as stream:
             async for _ in stream:

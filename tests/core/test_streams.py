@@ -550,6 +550,30 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("downhaul._channel.COMPARED", size)
 
 
+async def test_a_contradiction_is_not_asked_about_again(driver: MemDriver) -> None:
+    """Once a source has other bytes than the consumer got, and those were not valid, nobody is read once more."""
+    driver.site(A, data=OTHER)
+    driver.site(B, data=DATA)
+    reader = await read(driver, Mirrors((A, B)), validations=[RIGHT], retries=3)
+    assert isinstance(reader.error, StreamBroken)
+    assert offsets(driver) == [("a", 0), ("b", 0)]
+
+
+async def test_a_source_that_was_wrong_once_is_asked_again(driver: MemDriver) -> None:
+    """Wrong bytes that nobody contradicts may pass: a tail that was wrong is right the next time."""
+    driver.site(URL, Reply(DATA[:-1] + b"!"), Reply(DATA))
+    reader = await read(driver, validations=[RIGHT], retries=1)
+    assert (reader.got, reader.ended_cleanly) == (DATA, True)
+
+
+async def test_a_contradiction_among_failures_that_pass(driver: MemDriver) -> None:
+    """Where a source was only out of order, another round may find that it goes on with the very bytes."""
+    driver.site(A, Reply(DATA, cut=CUT), Reply(status=503), Reply(DATA))
+    driver.site(B, data=OTHER, tag='"v2"')
+    reader = await read(driver, Mirrors((A, B)), retries=3)
+    assert (reader.got, reader.ended_cleanly) == (DATA, True)
+
+
 async def test_the_total_time_out_does_not_end_a_stream_cleanly(driver: MemDriver, ledger: Ledger) -> None:
     """A limit that runs out with bytes delivered is raised to the consumer."""
     driver.site(URL, data=DATA, cut=CUT, hang="body")

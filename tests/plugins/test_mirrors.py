@@ -127,6 +127,19 @@ def test_what_can_be_no_prefix(replaces: str):
         MirrorList(["mem://m1/"], replaces=replaces)
 
 
+async def test_a_prefix_with_userinfo_replaces_too():
+    """Who is told as the user in the prefix, or in the URL, does not matter: the mirrors take the place of both."""
+    mem = MemDriver()
+    mem.site("mem://m1/file", Reply(b"of the mirror"))
+    mirrors = MirrorList(["mem://m1/"], replaces="mem://elmer:secret@home/@scope/")
+    assert "secret" not in repr(mirrors)
+    async with context_of(mem, mirrors) as context:
+        for url in ("mem://home/@scope/file", "mem://elmer:secret@home/@scope/file"):
+            writer = BufferWriter()
+            await Download(url, writer, context=context).run()
+            assert writer.content() == b"of the mirror"
+
+
 async def test_a_list_under_the_very_prefix_that_it_replaces():
     """The list itself is fetched from where it is said to be."""
     listing = f"{PREFIX}mirrors.txt"

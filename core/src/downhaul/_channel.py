@@ -94,11 +94,11 @@ class Channel:
         self._again = hashlib.sha256()
 
     def complete(self) -> None:
-        """Raise ValidationError if these bytes ended before those that were released, or before the part's end."""
+        """Raise ValidationError if these bytes ended before those released, RangeRefused if before the part's end."""
         if self._to_compare:
             raise ValidationError(f"these bytes end before the {self.released} that were delivered before")
         if self._part is not None and self.released + self._held_size < len(self._part):
-            raise ValidationError(f"these bytes end before byte {self._part.stop}, which was asked for")
+            raise RangeRefused(f"the file ends before byte {self._part.stop}, which was asked for")
 
     async def finish(self) -> None:
         """Release everything."""
@@ -127,7 +127,9 @@ class Channel:
         self._again.update(known)
         self._to_compare -= len(known)
         if not self._to_compare and self._again.digest() != self._digest.digest():
-            raise ValidationError(f"these are not the {self.released} bytes that were delivered before")
+            contradiction = ValidationError(f"these are not the {self.released} bytes that were delivered before")
+            contradiction.transient = False  # what was delivered will not change
+            raise contradiction
         return rest
 
     async def _release(self) -> None:

@@ -349,11 +349,23 @@ class Engine:
             return False
         if retry.after is None:
             return True
+        if self._is_contradicted():
+            return False
         kept = self._pipeline.position
         progress = self._rounds_used > 0 and kept - self._kept_before >= _PROGRESS
         self._rounds_used += not progress
         self._kept_before = kept
         return self._rounds_used <= (self._transfer.settings.retries or 0)
+
+    def _is_contradicted(self) -> bool:
+        """Tell whether a source of this round has other bytes than a consumer got, and all who could judge agree.
+
+        The others failed for good, or sent bytes that are not valid: to read them all again would tell nothing new.
+        """
+        errors = [each.error for each in self._transfer.history if each.round == self._transfer.round]
+        wrong = [each for each in errors if isinstance(each, ValidationError)]
+        passing = any(each.transient and each not in wrong for each in errors)
+        return not passing and any(not each.transient for each in wrong)
 
     def _final(self, error: DownloadError) -> DownloadError:
         """Return the error to raise: where sources failed for different reasons in the end, none is the reason."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 1024 * 1024  # bytes that are worth a thread's while, and the most that waits for one
 _log: Final = logging.getLogger("downhaul.pipeline")
-_INLINE: Final = 128 * 1024  # bytes that cost less here than the way to a thread and back
+_INLINE: Final = 256 * 1024  # bytes that cost less here than the way to a thread and back
 
 
 class Outlet(Protocol):
@@ -49,7 +49,7 @@ class Outlet(Protocol):
         """The bytes come again from their start: those released are compared instead of passed on."""
 
     def complete(self) -> None:
-        """All bytes have come: raise ValidationError unless those released are among them."""
+        """All bytes have come: raise ValidationError, or RangeRefused, unless those released and wanted are there."""
 
     async def finish(self) -> None:
         """Release the rest: it is valid."""

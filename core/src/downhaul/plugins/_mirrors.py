@@ -63,7 +63,11 @@ class MirrorList(Plugin):
                     "MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/;"
                     f" not {show(self.replaces)!r}"
                 )
-            object.__setattr__(self, "replaces", _directory(self.replaces))
+            scheme, _, rest = self.replaces.partition("://")
+            host, slash, path = rest.partition("/")
+            # Whatever userinfo a download's URL has, `transfer.url` has none.
+            prefix = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+            object.__setattr__(self, "replaces", _directory(prefix))
 
     def __repr__(self) -> str:
         given = {name: value for name, value in vars(self).items() if isinstance(value, str | tuple)}
