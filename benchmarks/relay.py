@@ -46,7 +46,7 @@ PROXIES: Final = {
     "nginx, in 64 KiB": "proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 4 64k;",
     "nginx, buffered": "proxy_buffering on;",
 }
-_WALL: Final = {"asgi": 1.5}  # times what the plain relay takes
+_WALL: Final = {"asgi": 1.0, "aiohttp": 1.0}  # times what the plain relay takes
 _ROUNDS, _FEW_ROUNDS = 5, 3
 _WARM: Final = "/warm"
 _MIB: Final = 1024 * 1024

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from downhaul import Context, Download
@@ -57,13 +58,16 @@ def asgi(upstream: Upstream) -> Iterator[str]:
         yield base
 
 
-@contextmanager
-def asgi_and_another_loop(upstream: Upstream) -> Iterator[str]:
-    """Run uvicorn with Starlette; the context works on a loop of its own, as one that nobody enters does."""
-    from tests.fronts import asgi as front
+def behind(front: str) -> Callable[[Upstream], AbstractContextManager[str]]:
+    """Return what runs the server of a *front*; the context works on a loop of its own, as one that nobody enters."""
 
-    with Context() as context, front.serve(upstream.downloads(context)) as base:
-        yield base
+    @contextmanager
+    def serve(upstream: Upstream) -> Iterator[str]:
+        module = import_module(f"tests.fronts.{front}")
+        with Context() as context, module.serve(upstream.downloads(context)) as base:
+            yield base
+
+    return serve
 
 
 @contextmanager
@@ -88,33 +92,6 @@ def aiohttp(upstream: Upstream) -> Iterator[str]:
     app.cleanup_ctx.append(lifetime)
     app.router.add_get("/{path:.*}", answer)
     with front.running(app) as base:
-        yield base
-
-
-@contextmanager
-def twisted(upstream: Upstream) -> Iterator[str]:
-    """Run twisted.web."""
-    from tests.fronts import twisted as front
-
-    with Context() as context, front.serve(upstream.downloads(context)) as base:
-        yield base
-
-
-@contextmanager
-def wsgi(upstream: Upstream) -> Iterator[str]:
-    """Run the server of wsgiref."""
-    from tests.fronts import wsgi as front
-
-    with Context() as context, front.serve(upstream.downloads(context)) as base:
-        yield base
-
-
-@contextmanager
-def django(upstream: Upstream) -> Iterator[str]:
-    """Run Django on the server of wsgiref."""
-    from tests.fronts import django as front
-
-    with Context() as context, front.serve(upstream.downloads(context)) as base:
         yield base
 
 
@@ -151,11 +128,11 @@ def plain_httpx(upstream: Upstream) -> Iterator[str]:
 
 ADAPTERS: Final[dict[str, Callable[[Upstream], AbstractContextManager[str]]]] = {
     "asgi": asgi,
-    "asgi, another loop": asgi_and_another_loop,
+    "asgi, another loop": behind("asgi"),
     "aiohttp": aiohttp,
-    "twisted": twisted,
-    "wsgi": wsgi,
-    "django": django,
+    "twisted": behind("twisted"),
+    "wsgi": behind("wsgi"),
+    "django": behind("django"),
 }
 PLAIN: Final = "plain httpx"
 

@@ -48,7 +48,7 @@ class Kept:
             return replace(rest, version=self._version)
         if outlet is not None and outlet.may_restart:
             return start  # a stream gives out one version only: it reads again, past what it gave, and compares
-        judged = any(each.identifies and each.enforced for each in self._pipeline.validations)
+        judged = part is None and any(each.identifies and each.enforced for each in self._pipeline.validations)
         return rest if judged and self._may_join else start
 
     def begin(self, request: Request, info: Info) -> None:
@@ -122,7 +122,7 @@ class Kept:
         if limit is not None and info.size is not None and info.size > limit:
             raise PolicyError(f"{info.size} bytes are more than max_size={limit}")
         told_first = self._pipeline.outlet is not None  # what is for a file is judged when all of it has come
-        for each in self._transfer.download.validations if told_first else ():
+        for each in (*self._transfer.download.validations, *self._pipeline.validations) if told_first else ():
             if isinstance(each, SizeValidation) and each.enforced and info.size not in {None, each.size}:
                 raise SizeMismatch(f"{info.size} bytes, expected {each.size}")
         if part is not None and info.size is None:

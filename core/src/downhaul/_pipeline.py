@@ -111,7 +111,7 @@ class Pipeline:
         return self._validations
 
     def begin_at(self, position: int) -> None:
-        """The first byte is that at *position* of the file: of a part, nobody judges the bytes."""
+        """Let the next byte be that at *position* of the file: where it is not the first, nobody judges the bytes."""
         self.position = position
 
     async def feed(self, block: Block) -> None:
