@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.adapters.wire import CUT, DATA, KIB, LARGE, MIB, TAG, Client, Remote
-from tests.servers.http import http_server
+from tests.servers.http import Thread, http_server
 
 from downhaul import Context, Download
 
@@ -47,6 +47,31 @@ def remote_and_handle() -> Iterator[tuple[HttpServer, Remote, Callable[[str], Do
     script = Remote()
     with http_server(script) as remote, Context() as context:
         yield remote, script, lambda path: Download(remote.url(path), context=context, retries=0)
+
+
+def on_another_loop(
+    serve: Callable[..., AbstractContextManager[str]],
+) -> Callable[..., AbstractContextManager[str]]:
+    """Return the front *serve* with a context in the place of the download's, bound to a loop of another thread."""
+
+    @contextmanager
+    def serve_with_it(handle: Callable[[str], Download], **options: Any) -> Iterator[str]:
+        context = Context()
+
+        def bound(path: str) -> Download:
+            download = handle(path)
+            download.context = context
+            return download
+
+        with Thread() as thread:
+            thread.run(context.__aenter__())
+            try:
+                with serve(bound, **options) as base:
+                    yield base
+            finally:
+                thread.run(context.__aexit__(None, None, None))
+
+    return serve_with_it
 
 
 class RelayContract:

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.adapters.contract import FREED, RelayContract, Site, remote_and_handle
+from tests.adapters.contract import FREED, RelayContract, Site, on_another_loop, remote_and_handle
 from tests.adapters.test_wsgi import WsgirefContract, helpers, soon
 from tests.adapters.wire import CUT, DATA, TAG, Client
 from tests.fronts import asgi, wsgi
 from tests.fronts.django import asgi_app, aview, serve, serve_asgi, view, wsgi_app
-from tests.servers.http import Thread
 
-from downhaul import Context, StreamBroken
+from downhaul import StreamBroken
 
 from django.core.handlers.asgi import ASGIRequest  # isort: skip - the front configures Django
 from django.core.servers.basehttp import WSGIRequestHandler  # isort: skip
@@ -107,23 +106,7 @@ class TestOtherLoop(AsgiContract):
 
     test_context_closes = None  # type: ignore[assignment]
 
-    @staticmethod
-    @contextmanager
-    def serve(handle: Callable[[str], Download], **options: Any) -> Iterator[str]:
-        context = Context()
-
-        def bound(path: str) -> Download:
-            download = handle(path)
-            download.context = context
-            return download
-
-        with Thread() as thread:
-            thread.run(context.__aenter__())
-            try:
-                with serve_asgi(bound, **options) as base:
-                    yield base
-            finally:
-                thread.run(context.__aexit__(None, None, None))
+    serve = staticmethod(on_another_loop(serve_asgi))
 
 
 class TestRunserver(RelayContract):

@@ -15,13 +15,13 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.adapters.contract import RelayContract, Site, remote_and_handle
+from tests.adapters.contract import RelayContract, Site, on_another_loop, remote_and_handle
 from tests.adapters.wire import CUT, DATA, PATIENCE, TAG, Client, Remote
 from tests.fronts.wsgi import Quiet, running, serve
 from tests.mem import MemDriver, Reply, context_of
-from tests.servers.http import Thread, http_server
+from tests.servers.http import http_server
 
-from downhaul import Context, Download, DownloadError
+from downhaul import Download, DownloadError
 from downhaul.adapters._sockets import reach
 from downhaul.adapters.wsgi import relay
 
@@ -94,23 +94,7 @@ class TestOtherLoop(WsgirefContract):
 
     test_context_closes = None  # type: ignore[assignment]
 
-    @staticmethod
-    @contextmanager
-    def serve(handle: Callable[[str], Download], **options: Any) -> Iterator[str]:
-        context = Context()
-
-        def bound(path: str) -> Download:
-            download = handle(path)
-            download.context = context
-            return download
-
-        with Thread() as thread:
-            thread.run(context.__aenter__())
-            try:
-                with serve(bound, **options) as base:
-                    yield base
-            finally:
-                thread.run(context.__aexit__(None, None, None))
+    serve = staticmethod(on_another_loop(serve))
 
 
 @contextmanager

@@ -146,11 +146,23 @@ async def test_headers_come_first(driver: MemDriver) -> None:
         assert stream.headers["content-type"] == "application/x-rpm"
         assert stream.headers["CONTENT-LENGTH"] == str(len(DATA))
         first = await anext(stream)
-        assert first == DATA[:CUT]
+        assert first == DATA[: CUT - 64 * KIB]
         with pytest.raises(RuntimeError, match="not come to its end"):
             stream.result()
         gate.set()
         assert first + b"".join([block async for block in stream]) == DATA
+
+
+@pytest.mark.parametrize("block", [1000, BLOCK, 256 * KIB])
+@pytest.mark.parametrize("hold_back", [1, 5000, 64 * KIB])
+async def test_no_more_is_held_back_than_is_said(driver: MemDriver, block: int, hold_back: int) -> None:
+    """Whatever the blocks, a consumer has all bytes that have come, but the last that are held back."""
+    driver.site(URL, data=DATA, cut=300_000, hang="body", block=block)
+    async with context_of(driver) as context, Download(URL, context=context).stream(hold_back=hold_back) as stream:
+        got = b""
+        while len(got) < 300_000 - hold_back:
+            got += await asyncio.wait_for(anext(stream), 5)
+        assert got == DATA[: 300_000 - hold_back]
 
 
 async def test_an_empty_file_is_a_stream_with_headers(driver: MemDriver) -> None:

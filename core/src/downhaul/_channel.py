@@ -81,8 +81,8 @@ class Channel:
         if block:
             self._held.append(block)
             self._held_size += len(block)
-        while self._held and self._held_size - len(self._held[0]) >= self._held_back:
-            await self._release()
+        if self._held_size > self._held_back:
+            await self._release(self._taken(self._held_size - self._held_back))
 
     def restart(self) -> None:
         """Forget what is held back; what was released will be compared. Raises StreamBroken if that is too much."""
@@ -104,8 +104,8 @@ class Channel:
         """Release everything."""
         if not self.released:
             self._commit()
-        while self._held:
-            await self._release()
+        if self._held:
+            await self._release(self._taken(self._held_size))
 
     async def take(self) -> bytes | None:
         """Return the next block for the consumer, or None when there are no more."""
@@ -132,11 +132,21 @@ class Channel:
             raise contradiction
         return rest
 
-    async def _release(self) -> None:
+    def _taken(self, number: int) -> bytes:
+        """Return the first *number* of the bytes that are held back: they are so no more."""
+        pieces, self._held_size = [], self._held_size - number
+        while number:
+            piece = self._held.popleft()
+            if len(piece) > number:
+                self._held.appendleft(piece[number:])
+                piece = piece[:number]
+            pieces.append(piece)
+            number -= len(piece)
+        return b"".join(pieces)
+
+    async def _release(self, block: bytes) -> None:
         if not self.released:
             self._commit()
-        block = self._held.popleft()
-        self._held_size -= len(block)
         self.released += len(block)
         if self.released <= self._comparable:
             self._digest.update(block)
