@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import threading
@@ -198,6 +199,36 @@ async def test_a_slow_one_holds_nobody_back(driver: MemDriver) -> None:
         assert got + await received_on(slow) == DATA
         assert slow.result().size == len(DATA)
     assert (len(driver.log), driver.live) == (2, 0)
+
+
+async def test_who_is_late_by_a_moment_is_not_slow(driver: MemDriver) -> None:
+    """With room for one block only, one that takes a turn of the loop longer for each still shares."""
+
+    async def read_late() -> bytes:
+        got = b""
+        async with stream_of(context, join=1) as stream:
+            async for block in stream:
+                await asyncio.sleep(0.001)
+                got += block
+        return got
+
+    async with context_of(driver) as context:
+        assert set(await asyncio.gather(received(stream_of(context, join=1)), read_late())) == {DATA}
+    assert len(driver.log) == 1
+
+
+async def test_many_slow_ones_cost_the_others_half_a_second(driver: MemDriver) -> None:
+    """However many fall behind, and wherever, the moments that are granted to them are short in all."""
+    async with context_of(driver) as context, contextlib.AsyncExitStack() as stack:
+        for number in range(10):
+            slow = await stack.enter_async_context(stream_of(context, join=1))
+            if number == 0:
+                fast = asyncio.create_task(received(stream_of(context, join=1)))
+                await asyncio.sleep(0)
+            del slow
+        begin = asyncio.get_running_loop().time()
+        assert await fast == DATA
+        assert asyncio.get_running_loop().time() - begin < 2
 
 
 @pytest.mark.parametrize("tag", ['"v1"', '"v2"'])
