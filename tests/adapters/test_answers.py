@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from downhaul import (
 from downhaul.adapters._answers import answering
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 
     from downhaul import Context, Transfer
     from downhaul.adapters._answers import Answer
@@ -606,6 +607,53 @@ def test_a_small_file_that_is_bad_is_refused(form: str, driver: MemDriver) -> No
     """What is held back completely is judged before the answer begins."""
     got = ask(form, driver, validations=[WRONG], relayed={"hold_back": len(DATA)})
     assert (got.status, got.error) == (502, None)
+
+
+def test_who_goes_on_with_wrong_bytes_is_refused(form: str, driver: MemDriver) -> None:
+    """After wrong bytes went out, the rest is not given to who would put it behind them; the whole and parts are."""
+    url = f"mem://host/wrong-{form}"
+    driver.site(url, replace(FILE, data=OTHER), FILE)
+    job = Download(url, validations=[RIGHT], retries=0)
+    seen = []
+
+    async def work() -> None:
+        with contextlib.suppress(DownloadError):
+            async with answering(job, "GET", {}, marks_end=True, hold_back=1000) as answer:
+                async for _ in answer.stream or ():
+                    pass
+        rest = {"Range": "bytes=1000-"}
+        for asked in (rest, {**rest, "If-Range": '"v1"'}, {"Range": "bytes=-500"}, {"Range": "bytes=5-9"}, {}):
+            async with answering(job, "GET", asked, marks_end=True) as answer:
+                seen.append((answer.status, b"".join([block async for block in answer.stream or nothing()])))
+
+    run(form, context_of(driver), job, work())
+    assert seen[0] == (502, b"")
+    assert seen[1:] == [(200, DATA), (206, DATA[-500:]), (206, DATA[5:10]), (200, DATA)]
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """Yield nothing."""
+    return
+    yield b""
+
+
+def test_who_goes_on_after_a_lost_connection_is_served(form: str, driver: MemDriver) -> None:
+    """What broke off for another reason may be continued: its bytes were right."""
+    url = f"mem://host/lost-{form}"
+    driver.site(url, replace(FILE, cut=150_000), FILE)
+    job = Download(url, retries=0)
+    seen = []
+
+    async def work() -> None:
+        with contextlib.suppress(DownloadError):
+            async with answering(job, "GET", {}, marks_end=True) as answer:
+                async for _ in answer.stream or ():
+                    pass
+        async with answering(job, "GET", {"Range": "bytes=1000-"}, marks_end=True) as answer:
+            seen.append((answer.status, b"".join([block async for block in answer.stream or nothing()])))
+
+    run(form, context_of(driver), job, work())
+    assert seen == [(206, DATA[1000:])]
 
 
 def test_leaving_early_frees_the_upstream(form: str, driver: MemDriver) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi import BackgroundTasks, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -17,7 +18,7 @@ from tests.fronts.asgi import app, serve, serving
 from tests.mem import MemDriver, Reply, context_of, until
 from tests.servers.http import http_server
 
-from downhaul import Context, Download, StreamBroken
+from downhaul import Context, Download, StreamBroken, User
 from downhaul.adapters.asgi import Relay
 
 if TYPE_CHECKING:
@@ -346,3 +347,27 @@ def test_options_are_checked_where_they_are_given() -> None:
         Relay(Download("mem://host/file"), hold_back=0)
     with pytest.raises(TypeError, match="holdback"):
         Relay(Download("mem://host/file"), holdback=1)  # type: ignore[call-arg]
+
+
+# --- other frameworks -------------------------------------------------------------------------------------------------
+
+
+def test_fastapi_returns_it_like_any_response() -> None:
+    """FastAPI does not make JSON of it, which would show credentials; what it adds in the background is done."""
+    application, done = FastAPI(), []
+
+    @application.get("/{path:path}")
+    async def endpoint(path: str, background: BackgroundTasks) -> Any:
+        background.add_task(done.append, path)
+        return Relay(Download(remote.url(f"/{path}"), user=User("elmer", "secret"), context=context, retries=0))
+
+    with http_server(Remote()) as remote, Context() as context, serving(application) as base, Client(base) as client:
+        got = client.get("/file")
+        assert (got.status, got.body, got.end) == (200, DATA, "complete")
+        wait_until(lambda: done == ["file"])
+
+
+def test_what_is_no_download_is_refused() -> None:
+    """A URL in the place of a download is a TypeError at once."""
+    with pytest.raises(TypeError, match="a Download is relayed, not str"):
+        Relay("https://host/file")  # type: ignore[arg-type]

@@ -105,11 +105,11 @@ def test_importing_the_core_imports_no_driver() -> None:
 
 @pytest.mark.parametrize(
     ("adapter", "framework"),
-    [("asgi", set()), ("aiohttp", {"aiohttp"}), ("twisted", {"twisted", "zope"}), ("wsgi", set()),
+    [("asgi", {"starlette"}), ("aiohttp", {"aiohttp"}), ("twisted", {"twisted", "zope"}), ("wsgi", set()),
      ("django", {"django", "asgiref"})],
 )  # fmt: skip
 def test_an_adapter_imports_its_framework_alone(adapter: str, framework: set[str]) -> None:
-    """Each adapter needs what it is for, and nothing of the others; those of a protocol need nothing."""
+    """Each adapter needs what it is for, and nothing of the others."""
     for needed in framework:
         pytest.importorskip(needed, reason=f"{needed} is not installed")
     loaded = loaded_by(f"import downhaul.adapters.{adapter}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from downhaul import origin, show
+from downhaul import Download, below, origin, show
 from downhaul._urls import check_url, is_downgrade, printable, resolve, scheme_of, show_text, split_userinfo
 
 SECRET = "S3cr3tW0rd"
@@ -303,3 +303,42 @@ def test_showing_twice_is_showing_once(text: str) -> None:
     """What was shown may be shown again, alone or in a text: messages pass through several hands."""
     url = f"https://elmer:word@host/{text}?{text}={text}"
     assert show(show(url)) == show(url)
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("a/b.txt", "https://host/pub/a/b.txt"),
+        ("/a", "https://host/pub/a"),
+        ("%41.txt", "https://host/pub/%2541.txt"),
+        ("what?.txt", "https://host/pub/what%3F.txt"),
+        ("a b+c%ü#.txt", "https://host/pub/a%20b+c%25%C3%BC%23.txt"),
+        ("dir/@scope/~x;y=1", "https://host/pub/dir/@scope/~x;y=1"),
+        ("\udcff", "https://host/pub/%FF"),
+        ("..a/...", "https://host/pub/..a/..."),
+        ("", "https://host/pub/"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["https://host/pub", "https://host/pub/"])
+def test_a_path_below_a_prefix(prefix: str, path: str, url: str) -> None:
+    """A path that a framework has decoded is encoded again, whatever is in it."""
+    assert below(prefix, path) == url
+
+
+@pytest.mark.parametrize("path", ["..", "../x", "a/../../x", "./x", "a\0b", "a\r\nb", "a\\..\\b"])
+def test_a_path_that_leads_out_of_its_prefix(path: str) -> None:
+    """What would lead out of the prefix, on some server, is refused."""
+    with pytest.raises(ValueError, match="does not stay below https://host/pub/"):
+        below("https://elmer:secret@host/pub/", path)
+
+
+@given(st.text())
+def test_whatever_the_path_it_stays_below(path: str) -> None:
+    """No path leads elsewhere, and what comes is a URL."""
+    try:
+        url = below("https://host/pub/", path)
+    except ValueError:
+        return
+    assert url.startswith("https://host/pub/")
+    assert origin(url) == "https://host"
+    assert Download(url)

@@ -46,7 +46,7 @@ from ._progress import Progress
 from ._settings import TLS, Settings, Timeout, User
 from ._stream import Stream
 from ._transfer import Transfer
-from ._urls import origin, show
+from ._urls import below, origin, show
 from ._validations import Check, DigestValidation, SizeValidation, Validation
 from ._writers import BufferWriter, FileWriter, Sink, Writer
 from .hookspecs import Plugin, hookimpl, hookspec
@@ -65,6 +65,6 @@ __all__ = [
     "RangeRefused", "RedirectError", "Redirected", "Request", "Result", "Retries", "Retry", "ServerError",
     "Settings", "Sink", "SizeMismatch", "SizeValidation", "SourcesExhausted", "StatusError", "Stream",
     "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded", "TooManyRequests", "Transfer", "Truncated",
-    "UnsupportedScheme", "User", "Validation", "ValidationError", "Version", "WriteError", "Writer", "download",
-    "hookimpl", "hookspec", "origin", "show",
+    "UnsupportedScheme", "User", "Validation", "ValidationError", "Version", "WriteError", "Writer", "below",
+    "download", "hookimpl", "hookspec", "origin", "show",
 ]  # fmt: skip

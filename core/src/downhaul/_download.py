@@ -112,10 +112,11 @@ class Download:
 
         Raises ValueError for what cannot be meant.
         """
-        if hold_back < 1:
-            raise ValueError(f"hold_back=… is a number of bytes, from 1; not {hold_back}")
-        if join < 0 or (join and part is not None):
+        if not isinstance(hold_back, int) or hold_back < 1:
+            raise ValueError(f"hold_back=… is a number of bytes, from 1; not {hold_back!r}")
+        if not isinstance(join, int) or join < 0 or (join and part is not None):
             raise ValueError("join=… is a number of bytes, from 0, and for streams of the whole file")
+        _checked(part, range, "part", "a range, such as range(0, 500)")
         if part is not None and (part.start < 0 or part.step != 1 or not part):
             raise ValueError(f"part=… is a range of one byte or more, such as range(0, 500); not {part}")
         if part is not None and not judged and self.writer is not None:

@@ -135,9 +135,16 @@ class Engine:
             next_hook = place or 0
             self._note_repair(name)
             if retry.after is None:
-                _log.info("%s: %s; %s knows another way", transfer, error, name)
+                _log.info("%s: %s: %s; %s knows another way", transfer, show(error.source), error, name)
             else:
-                _log.info("%s: %s; round %d in %.1f s", transfer, error, transfer.round + 1, retry.after)
+                _log.info(
+                    "%s: %s: %s; round %d in %.1f s",
+                    transfer,
+                    show(error.source),
+                    error,
+                    transfer.round + 1,
+                    retry.after,
+                )
                 await asyncio.sleep(retry.after)
                 transfer.round += 1
                 this_round = _Round()
@@ -370,11 +377,11 @@ class Engine:
     def _final(self, error: DownloadError) -> DownloadError:
         """Return the error to raise: where sources failed for different reasons in the end, none is the reason."""
         outlet = self._pipeline.outlet
-        if outlet is not None and outlet.released:
-            return StreamBroken(f"nobody continues the stream after {outlet.released} bytes: {error}")
         last = {attempt.source: attempt.error for attempt in self._transfer.history}
+        told = "; ".join(f"{show(source)}: {type(each).__name__}: {each}" for source, each in list(last.items())[-10:])
+        if outlet is not None and outlet.released:
+            return StreamBroken(f"nobody continues the stream after {outlet.released} bytes: {told or error}")
         if len({type(each) for each in last.values()}) <= 1:
             longest = max((error, *last.values()), key=lambda each: each.retry_after or 0)
             return error if longest is error else longest.copy()
-        told = "; ".join(f"{show(source)}: {type(each).__name__}: {each}" for source, each in list(last.items())[-10:])
         return SourcesExhausted(f"{len(last)} sources failed: {told}", list(last.values()))

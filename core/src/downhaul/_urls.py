@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ftp": 21, "ftps": 990}
 _SECURE: Final = frozenset({"https", "ftps"})
@@ -15,6 +15,8 @@ _URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}(?:[^\s\"'<>]|'
 _AUTHORITY: Final = re.compile(r"([^/?#@]*?//+|[A-Za-z][A-Za-z0-9+.-]*:/?|)([^/?#]*)(.*)", re.DOTALL)
 _HOST_AND_PORT: Final = re.compile(r"[^:]*(:\d*)?|\[[^]]*\](:\d*)?")
 _SHOWN: Final = 500
+_IN_SEGMENTS: Final = "/!$&'()*+,;=:@~"
+"""What stands for itself in a path (RFC 3986, section 3.3), besides letters, digits, and what quote leaves alone."""
 
 
 def check_url(url: str) -> str:
@@ -53,6 +55,18 @@ def resolve(base: str, reference: str) -> str:
         return check_url(urljoin(base, reference))
     scheme, _, rest = base.partition(":")  # urljoin leaves a reference alone where it does not know the scheme
     return check_url(f"{scheme}:{urljoin(f'http:{rest}', reference).partition(':')[2]}")
+
+
+def below(prefix: str, path: str) -> str:
+    """Return the URL of *path*, as a web framework has decoded it, below the directory at the URL *prefix*.
+
+    What a path may not hold in a URL is encoded again: a "%", "?" or "#" in it is part of a name (RFC 3986, section
+    2.4). Raises ValueError for a path that would lead out of the directory, or holds a control character.
+    """
+    segments = path.lstrip("/").split("/")
+    if not {".", ".."}.isdisjoint(segments) or "\\" in path or _CONTROL.search(path):
+        raise ValueError(f"{printable(path)!r} does not stay below {show(prefix)}")
+    return f"{prefix.rstrip('/')}/{quote('/'.join(segments), safe=_IN_SEGMENTS, errors='surrogateescape')}"
 
 
 def scheme_of(url: str) -> str:

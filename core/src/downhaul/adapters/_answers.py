@@ -10,9 +10,10 @@ import logging
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from downhaul import DownloadError, show
+from downhaul import DownloadError, ValidationError, show
 
 from ._exchange import Answer, Exchange, Options, RelayOptions
+from ._wrong import wrong_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -53,5 +54,7 @@ def _told(download: Download) -> Generator[None]:
     try:
         yield
     except DownloadError as error:
+        if any(isinstance(each, ValidationError) for each in (error, *(attempt.error for attempt in error.history))):
+            wrong_files.add(download.url)
         _log.warning("%s: broke off: %s: %s", show(download.url), type(error).__name__, error)
         raise

@@ -7,16 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypedDict
 
-from downhaul import DownloadError, Headers, Plugin, SizeValidation, Stream, show
+from downhaul import Download, DownloadError, Headers, Plugin, SizeValidation, Stream, show
 
 from ._conditions import CONDITIONS, failed_condition, if_range_holds
 from ._ranges import byte_ranges
 from ._refusals import dislikes_head, refuses_part, retry_after, status_of
+from ._wrong import wrong_files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-
-    from downhaul import Download
 
 _SAID_HERE: Final = frozenset({
     "accept-ranges", "content-length", "content-range", "date", "server", "transfer-encoding",
@@ -84,6 +83,8 @@ class Exchange:
         *,
         marks_end: bool,
     ) -> None:
+        if not isinstance(download, Download):
+            raise TypeError(f"a Download is relayed, not {type(download).__name__}")
         self._enter = enter
         self._download = download if download.unless is None else download.clone(unless=None)
         self._bare = self._download if download.writer is None else self._download.clone(writer=None)
@@ -100,6 +101,10 @@ class Exchange:
         if self._method not in {"GET", "HEAD"}:
             return self._refusal(405, "Only GET and HEAD are answered here.", (("Allow", "GET, HEAD"),))
         ranges, known = byte_ranges(self._asked.get("Range", "")), None
+        if self._download.url in wrong_files and len(ranges) == 1 and ranges[0].continues:
+            if "If-Range" not in self._asked:
+                return self._refusal(502, "What was sent of this file before was not valid: ask for all of it.")
+            ranges = ()  # it may be ignored (section 14.2), and whoever asks with a condition is prepared for that
         if self._method == "HEAD" or ranges or any(name in self._asked for name in CONDITIONS):
             known = await self._describe()
         if known is not None and (failed := self._failed(known)) is not None:

@@ -19,6 +19,11 @@ class ByteRange:
     first: int | None
     last: int | None
 
+    @property
+    def continues(self) -> bool:
+        """Whether this is what somebody asks for who has the bytes before it: all from some byte on."""
+        return bool(self.first) and self.last is None
+
     def within(self, size: int) -> range:
         """Return which bytes of a file of *size* bytes these are; none of them where that cannot be satisfied."""
         if self.first is None:

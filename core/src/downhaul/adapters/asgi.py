@@ -1,4 +1,4 @@
-"""Relay a download to a request of ASGI, of Starlette for example: ``pip install 'downhaul[asgi]'``."""
+"""Relay a download to a request of ASGI: of Starlette, FastAPI, or any other: ``pip install 'downhaul[asgi]'``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from downhaul import Headers
+from starlette.responses import Response
+
+from downhaul import Download, Headers
 
 from ._answers import Options, answering
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
     from typing import Unpack
 
-    from downhaul import Download
+    from starlette.background import BackgroundTask
 
     from ._answers import RelayOptions
 
@@ -27,8 +29,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Relay:
-    """An ASGI application that answers with what *download* delivers; return it from an endpoint of Starlette.
+class Relay(Response):
+    """A response of Starlette, and an ASGI application, that answers with what *download* delivers.
+
+    Return it from an endpoint of Starlette or FastAPI, or call it as any application is called.
 
     What breaks an answer off is raised, a `DownloadError` mostly: that is what makes a server close the connection
     without having ended the answer. When the client hangs up, the download is cancelled, and nothing is raised.
@@ -36,8 +40,11 @@ class Relay:
     """
 
     def __init__(self, download: Download, **options: Unpack[RelayOptions]) -> None:
+        if not isinstance(download, Download):
+            raise TypeError(f"a Download is relayed, not {type(download).__name__}")
         Options(**options)
         self._download, self._options = download, options
+        self.background: BackgroundTask | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer the one request that *scope* describes."""
@@ -59,6 +66,8 @@ class Relay:
             raise
         if last is not None:
             await send({"type": "http.response.body", "body": last})
+        if self.background is not None:
+            await self.background()
 
     async def _answer(self, scope: Message, send: Send) -> bytes:
         """Send everything but the last block, and return that: it is sent when nothing is open any more."""

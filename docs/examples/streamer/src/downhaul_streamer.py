@@ -93,7 +93,7 @@ class Proxy(downhaul.Plugin):
 if __name__ == "__main__":
     parser = ArgumentParser("downhaul_streamer", "%(prog)s [--port N] ORIGIN [MIRROR ...]", __doc__)
     parser.add_argument("--port", type=int, default=8000, help="of 127.0.0.1; 8000")
-    parser.add_argument("urls", nargs="+", type=downhaul.Download, metavar="URL", help="the mirrors are asked first")
+    parser.add_argument("urls", nargs="+", type=downhaul.Download, metavar="URL", help="the first is the origin")
     given = parser.parse_args()
     proxy = Proxy(*(each.url for each in given.urls))
     app = Starlette(routes=[Route("/{path:path}", proxy.answer)], lifespan=proxy.run)

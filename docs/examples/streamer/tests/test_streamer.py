@@ -283,14 +283,18 @@ def test_apt_sees_what_broke(site: Path, origin: Nginx, tmp_path: Path) -> None:
         assert apt.download("big") == hashlib.sha256(big.read_bytes()).hexdigest()
 
 
-def test_curl_sees_what_broke(site: Path, origin: Nginx, corrupt: Nginx) -> None:
-    """So does curl, which is told the size before; a new try from the start gets what is right."""
+def test_curl_sees_what_broke(site: Path, origin: Nginx, corrupt: Nginx, tmp_path: Path) -> None:
+    """So does curl, which is told the size before; it may not go on, and a new try gets what is right."""
     file = WHEEL.format("large")
     with streaming(origin.url(), corrupt.url()) as streamer:
         streamer.curl("simple/large/")
         broken = streamer.curl(file)
         assert broken.returncode == 18  # a part of the file
         assert 0 < len(broken.stdout) < site.joinpath(file).stat().st_size
+        begun = tmp_path / "begun"
+        begun.write_bytes(broken.stdout)
+        assert streamer.curl(file, "-f", "-C", "-", "-o", str(begun)).returncode != 0, "it would keep the wrong bytes"
+        assert begun.read_bytes() == broken.stdout
         assert streamer.curl(file).stdout == site.joinpath(file).read_bytes()
 
 
