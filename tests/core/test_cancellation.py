@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 URL = "mem://host/file"
 A, B, C = "mem://a/file", "mem://b/file", "mem://c/file"
 SMALL = bytes(range(256)) * 40  # 10 KiB: no threads
-LARGE = bytes(range(256)) * 1024  # 256 KiB: its commit goes through a thread
+LARGE = bytes(range(256)) * 2048  # 512 KiB: its commit goes through a thread
 
 
 class Stuck(Plugin):

@@ -431,6 +431,7 @@ before = []
 with entered as entered:
     take = iter(entered()) if {kind == "batch"} else entered
     next(take)
+    {kind == "stream"} and next(take)
     assert driver.begun.wait(10)
     while len(parts()) != (3 if {kind == "batch"} else 1): time.sleep(0.001)
     before = parts()

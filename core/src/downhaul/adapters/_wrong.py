@@ -27,6 +27,10 @@ class WrongFiles:
         while len(self._until) > _KEPT:
             self._until.popitem(last=False)
 
+    def forget(self) -> None:
+        """Forget them all."""
+        self._until.clear()
+
     def __contains__(self, url: str) -> bool:
         return self._until.get(url, 0.0) > time.monotonic()
 
