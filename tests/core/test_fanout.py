@@ -382,3 +382,35 @@ async def test_a_share_that_is_closed_while_it_waits() -> None:
         with pytest.raises(RuntimeError, match="was left"):
             await entering
         assert await other == DATA
+
+
+async def test_a_slow_one_far_behind_reads_all_of_it_again(driver: MemDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a slow one has already, its own fetch is compared with it, not trusted and not given up."""
+    monkeypatch.setattr("downhaul._channel.COMPARED", 100_000)
+    for right in (True, False):
+        driver.site(URL, data=DATA)
+        async with context_of(driver, retries=0) as context, stream_of(context) as slow:
+            fast = stream_of(context)
+            async with fast:
+                got = b""
+                while len(got) < 300_000:  # both, side by side
+                    got += await anext(slow)
+                    await anext(fast)
+                await received_on(fast)
+            if right:
+                assert got + await received_on(slow) == DATA
+                continue
+            driver.site(URL, data=b"!" + DATA[1:])
+            with pytest.raises(StreamBroken, match=r"not the \d+ bytes that were delivered before"):
+                await received_on(slow)
+
+
+async def test_a_subclass_shares_with_its_own_kind_only(driver: MemDriver) -> None:
+    """What a class of downloads does of its own is not known here: it does not share with others."""
+
+    class Own(Download):
+        pass
+
+    async with context_of(driver) as context:
+        await asyncio.gather(received(stream_of(context)), received(Own(URL, context=context).stream(join=KEPT)))
+    assert len(driver.log) == 2

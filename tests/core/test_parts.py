@@ -89,6 +89,22 @@ async def test_a_part_is_these_bytes(driver: MemDriver, part: range, ranges: boo
     assert (result.size, result.part, result.digests) == (len(part), part, {})
 
 
+async def test_nothing_behind_a_part_is_read(driver: MemDriver) -> None:
+    """Of a source that ignores ranges, the file is read to the end of the part, and left there."""
+    sent, real = [], driver._body
+
+    async def counted(*arguments: Any) -> Any:
+        async for block in real(*arguments):
+            sent.append(len(block))
+            yield block
+
+    driver._body = counted  # type: ignore[method-assign]
+    driver.site(URL, data=DATA, ranges=False, block=1000)
+    got, _ = await read(driver, Download(URL), part=range(10_000, 20_000))
+    assert got == DATA[10_000:20_000]
+    assert sum(sent) == 20_000
+
+
 async def test_a_part_says_what_proves_it(driver: MemDriver) -> None:
     """A part is proven by length and version; where the version is weak or unknown, by its length alone."""
     proofs = []

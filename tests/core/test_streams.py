@@ -562,6 +562,17 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("downhaul._channel.COMPARED", size)
 
 
+async def test_a_mirror_with_tags_of_its_own_goes_on(driver: MemDriver) -> None:
+    """Entity tags are each server's own: a different one of another source means nothing, of the same a change."""
+    driver.site(A, data=DATA, cut=CUT, tag='"of-a"')
+    driver.site(B, data=DATA, tag='"of-b"')
+    reader = await read(driver, Mirrors((A, B)), retries=0)
+    assert (reader.got, reader.ended_cleanly) == (DATA, True)
+    driver.site(URL, Reply(DATA, cut=CUT, ranges=False), Reply(DATA, ranges=False, tag='"v2"'))
+    reader = await read(driver, retries=1)
+    assert isinstance(reader.error, StreamBroken)
+
+
 async def test_a_contradiction_is_not_asked_about_again(driver: MemDriver) -> None:
     """Once a source has other bytes than the consumer got, and those were not valid, nobody is read once more."""
     driver.site(A, data=OTHER)
