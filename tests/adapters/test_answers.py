@@ -239,7 +239,7 @@ def test_what_the_client_has_is_not_sent(form: str, driver: MemDriver, method: s
     driver.site(URL, replace(FILE, headers=(*FIELDS, *extra)))
     got = ask(form, driver, method, asked)
     assert (got.status, got.content, got.has_stream, got.live) == (304, b"", False, 0)
-    assert set(got.fields) == {"ETag", "Last-Modified", "Cache-Control", "Expires", "Vary", "Content-Location"}
+    assert set(got.fields) == {"ETag", "Last-Modified", "Cache-Control", "Expires", "Vary"}
     assert asked_of(driver) == [STAT]
 
 
@@ -607,6 +607,36 @@ def test_a_small_file_that_is_bad_is_refused(form: str, driver: MemDriver) -> No
     """What is held back completely is judged before the answer begins."""
     got = ask(form, driver, validations=[WRONG], relayed={"hold_back": len(DATA)})
     assert (got.status, got.error) == (502, None)
+
+
+@pytest.mark.parametrize("size", [0, 100_000, 150_000])
+def test_no_416_on_the_word_of_a_bad_mirror(form: str, driver: MemDriver, size: int) -> None:
+    """Whoever goes on takes a 416 for the end of the file: a mirror that has less must not make it one."""
+    driver.site(A, replace(FILE, data=DATA[:size]))
+    driver.site(B, FILE)
+    options = {"validations": [RIGHT], "plugins": [Mirrors((A, B))]}
+    got = ask(form, driver, asked={"Range": "bytes=150000-"}, **options)
+    assert got.error is not None or (got.status, got.content) in {(200, DATA), (206, DATA[150_000:])}, (
+        "right, or broken"
+    )
+    got = ask(form, driver, asked={"Range": f"bytes={len(DATA)}-"}, **options)
+    right = (got.status, got.content) == (200, DATA) or got.fields.get("Content-Range") == f"bytes */{len(DATA)}"
+    assert got.error is not None or right or got.status == 502, "502: it broke off before"
+
+
+def test_no_416_where_head_tells_no_size_but_0(form: str, driver: MemDriver) -> None:
+    """A server that tells a length of 0 to a HEAD, and sends a file to a GET, gives no reason for a 416."""
+    driver.site(URL, replace(FILE, data=b""), FILE)
+    got = ask(form, driver, asked={"Range": "bytes=0-"})
+    assert (got.status, got.content) == (200, DATA)
+
+
+def test_a_416_is_proven_where_the_file_can_be_judged(form: str, driver: MemDriver) -> None:
+    """With a digest, the length is that of a file that is valid; without one, it is what the source says."""
+    for validations in ([RIGHT], []):
+        got = ask(form, driver, asked={"Range": f"bytes={len(DATA)}-"}, validations=validations)
+        assert (got.status, got.fields["Content-Range"]) == (416, f"bytes */{len(DATA)}")
+    assert asked_of(driver) == [STAT, WHOLE, STAT]
 
 
 def test_who_goes_on_with_wrong_bytes_is_refused(form: str, driver: MemDriver) -> None:

@@ -405,12 +405,12 @@ async def test_a_slow_one_far_behind_reads_all_of_it_again(driver: MemDriver, mo
                 await received_on(slow)
 
 
-async def test_a_subclass_shares_with_its_own_kind_only(driver: MemDriver) -> None:
-    """What a class of downloads does of its own is not known here: it does not share with others."""
+async def test_a_subclass_does_not_share(driver: MemDriver) -> None:
+    """What a class of downloads holds of its own, a user say, is not known here: it shares with nobody."""
 
     class Own(Download):
         pass
 
     async with context_of(driver) as context:
-        await asyncio.gather(received(stream_of(context)), received(Own(URL, context=context).stream(join=KEPT)))
+        await asyncio.gather(*(received(Own(URL, context=context).stream(join=KEPT)) for _ in range(2)))
     assert len(driver.log) == 2

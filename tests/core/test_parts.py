@@ -11,6 +11,7 @@ from tests.mem import Ledger, MemDriver, Mirrors, Reply, context_of
 from downhaul import (
     BufferWriter,
     DigestMismatch,
+    DigestValidation,
     Download,
     FileWriter,
     NotFound,
@@ -384,7 +385,7 @@ async def test_no_credentials_among_the_headers(driver: MemDriver) -> None:
         async with download.stat() as stream:
             told = dict(stream.headers)
     assert "X-User" not in told
-    assert told == {"Content-Length": "400000", "X-Echo": echo[0][1], "ETag": '"elmer"', "X-Plain": "a"}
+    assert told == {"Content-Length": "400000", "ETag": '"elmer"', "X-Plain": "a"}
     driver.site(URL, data=DATA, headers=(("X-Echo", "it was the-key"),))
     async with context_of(driver) as context, Download(URL, headers={"X-Key": "the-key"}, context=context).stat() as s:
         assert dict(s.headers) == {"Content-Length": "400000"}
@@ -404,3 +405,35 @@ def test_the_headers_of_a_stream_that_was_not_entered() -> None:
     assert (dict(stream.headers), stream.size, stream.version) == ({}, None, None)
     with pytest.raises(RuntimeError, match="not come to its end"):
         stream.result()
+
+
+async def test_no_part_where_a_plugin_requires_a_digest(driver: MemDriver) -> None:
+    """A digest that a plugin requires cannot judge a part alone: that is said; judged with the whole, it is."""
+
+    class Sums(Plugin):
+        @hookimpl
+        async def prepare(self, transfer: Transfer) -> None:
+            transfer.require(SizeValidation(len(DATA)))
+            transfer.require(DigestValidation("sha256", SHA256))
+
+    driver.site(URL, data=DATA[:-1] + b"!")
+    with pytest.raises(RangeRefused, match="judged=True"):
+        await read(driver, Download(URL, retries=0), Sums(), part=range(10))
+    with pytest.raises(DigestMismatch):
+        await read(driver, Download(URL, retries=0), Sums(), part=range(10), judged=True)
+
+
+async def test_nothing_for_a_web_server_in_front(driver: MemDriver) -> None:
+    """Fields that would make a server in front of us send another file, or tell where the origin is, stay."""
+    fields = ("X-Accel-Redirect", "X-Sendfile", "X-Reproxy-URL", "Surrogate-Control", "Refresh", "Content-Location")
+    driver.site(URL, data=DATA, headers=tuple((name, "/secret") for name in (*fields, "X-Other")))
+    async with context_of(driver) as context, Download(URL, context=context).stat() as stream:
+        assert set(stream.headers) == {"Content-Length", "X-Other"}
+
+
+async def test_no_credentials_as_they_are_sent(driver: MemDriver) -> None:
+    """A server that repeats what it was sent repeats it encoded (RFC 7617): that is not passed on either."""
+    driver.site(URL, data=DATA, headers=(("X-Echo", "Basic ZWxtZXI6c2VjcmV0LXdvcmQ="),))
+    download = Download(URL, user=User("elmer", "secret-word"))
+    async with context_of(driver) as download.context, download.stat() as stream:
+        assert set(stream.headers) == {"Content-Length"}

@@ -562,6 +562,17 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("downhaul._channel.COMPARED", size)
 
 
+async def test_a_continuation_need_not_repeat_the_headers(driver: MemDriver) -> None:
+    """What the first answer said of the file holds, where a part that continues it says less (RFC 9110, 15.3.7)."""
+    fields = (("Content-Encoding", "gzip"), ("Cache-Control", "private"), ("X-Said", "first"))
+    driver.site(URL, Reply(DATA, cut=30_000, headers=fields), Reply(DATA, headers=(("X-Said", "then"),)))
+    reader = await read(driver, retries=1)
+    assert offsets(driver) == [("h", 0), ("h", 30_000)]
+    assert reader.headers is not None
+    said = {"Content-Encoding": "gzip", "Cache-Control": "private", "X-Said": "then"}
+    assert dict(reader.headers) == {**said, "Content-Length": str(len(DATA))}
+
+
 async def test_a_mirror_with_tags_of_its_own_goes_on(driver: MemDriver) -> None:
     """Entity tags are each server's own: a different one of another source means nothing, of the same a change."""
     driver.site(A, data=DATA, cut=CUT, tag='"of-a"')

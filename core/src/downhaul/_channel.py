@@ -33,7 +33,8 @@ class Channel:
 
     It lets one block wait at a time. What the consumer has is never taken back: when the bytes come again from their
     start, that many are compared instead of passed on. Of a *part* only its bytes are passed on. *commit* is called
-    before the first block is released, or the end. *delivered* is what the consumer has already, from elsewhere.
+    before the first block is released, or the end. *delivered* is what the consumer has already, from elsewhere. `told`
+    is the answer that the first block comes from: what the consumer is told of the file.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Channel:
         self.released = self._to_compare = released
         self._comparable = max(COMPARED, released)
         self._digest = digest.copy()
-        self._told = told
+        self.told = told
         self._again = hashlib.sha256()
         self._slot: bytes | None = None
         self._ended = False
@@ -63,9 +64,9 @@ class Channel:
 
     def begin(self, info: Info) -> None:
         """Take note of the answer that the bytes come from; RangeRefused if it is not of the file that was told of."""
-        told = self._told
+        told = self.told
         if not self.released or told is None:
-            self._told = info
+            self.told = info
             return
         if None not in {told.size, info.size} and told.size != info.size:
             raise RangeRefused(f"{show(info.url)} has {info.size} bytes; a file of {told.size} was begun")

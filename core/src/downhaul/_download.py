@@ -109,6 +109,7 @@ class Download:
         *join* lets streams share: who asks for an equal download in this context, while all that has arrived is still
         there, gets it from the one fetch that is under way. It is the number of bytes that are kept for that. Who falls
         behind by more goes on by a fetch of its own, which is compared with what came before, and keeps nobody waiting.
+        The attachment does not count, so do not join where a plugin decides by it; a subclass of Download never shares.
 
         Raises ValueError for what cannot be meant.
         """
@@ -131,10 +132,11 @@ class Download:
 
         def make() -> Source:
             key = (
-                type(self), self.url, self.settings, self.plugins, self.validations, self.digests, self.writer,
-                self.unless, hold_back, join,
+                self.url, self.settings, self.plugins, self.validations, self.digests, self.writer, self.unless,
+                hold_back, join,
             )  # fmt: skip
-            if not join or self._parent is not None or not is_hashable(key):
+            is_plain = type(self) is Download and self._parent is None  # what others are equal by is not known here
+            if not join or not is_plain or not is_hashable(key):
                 return alone(None)
             return context._bound().flights.share(key, join, alone, self.attachment)
 

@@ -25,10 +25,14 @@ _HOP_BY_HOP: Final = frozenset({
 })  # fmt: skip
 _FOR_US_ALONE: Final = frozenset({"set-cookie", "set-cookie2", "www-authenticate", "authentication-info"})
 _OF_THE_ORIGIN: Final = frozenset({
-    "alt-svc", "clear-site-data", "expect-ct", "nel", "public-key-pins", "public-key-pins-report-only", "report-to",
-    "reporting-endpoints", "strict-transport-security",
+    "accept-ch", "alt-svc", "clear-site-data", "content-location", "critical-ch", "expect-ct", "link", "location",
+    "nel", "public-key-pins", "public-key-pins-report-only", "refresh", "report-to", "reporting-endpoints",
+    "service-worker-allowed", "set-login", "strict-transport-security", "x-lighttpd-send-file", "x-sendfile",
 })  # fmt: skip
-"""What a browser would take for the word of whoever passes it on: another origin."""
+"""What a browser, or a web server in front of us, would take for our word, and where the origin and its files are."""
+
+_TO_A_SERVER: Final = ("x-accel-", "x-reproxy-", "surrogate-")
+"""How fields begin that tell a web server in front what to do, such as to send another file."""
 
 _PLAIN: Final = frozenset({"accept-ranges", "content-length", "content-type", "etag", "last-modified"})
 
@@ -85,7 +89,7 @@ class Feed:
     def _commit(self) -> None:
         payload = self._transfer.payload
         if payload is not None:
-            info, secrets = payload.info, self._transfer.request.credentials
+            info, secrets = self._channel.told or payload.info, self._transfer.request.credentials
             headers = end_to_end(info.headers_of_whole())
             if secrets is not None:  # some servers repeat what they were sent
                 told = [name for name, value in headers.items() if secrets.hide(value) != value]
@@ -99,4 +103,5 @@ def end_to_end(headers: Headers) -> Headers:
     These are cookies, challenges, and what speaks of the origin as such: it would be taken for ours.
     """
     named = [name.strip().lower() for name in headers.get("connection", "").split(",")]
-    return headers.without({*_HOP_BY_HOP, *_FOR_US_ALONE, *_OF_THE_ORIGIN, *named})
+    told = [name for name in headers if name.lower().startswith(_TO_A_SERVER)]
+    return headers.without({*_HOP_BY_HOP, *_FOR_US_ALONE, *_OF_THE_ORIGIN, *named, *told})

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ._errors import PolicyError, ProtocolError, RangeRefused, SizeMismatch
+from ._models import Headers
 from ._urls import place, show
 from ._validations import DigestValidation, SizeValidation
 
@@ -31,6 +32,7 @@ class Kept:
         self._source = self._answering = ""  # the URL that was asked, and the one that it led to
         self._version: Version | None = None
         self.size: int | None = None
+        self.headers = Headers()
         self._resumable = self.joined = False
 
     def continued(self, request: Request) -> Request:
@@ -54,7 +56,7 @@ class Kept:
     def begin(self, request: Request, info: Info) -> None:
         """Hold the head of an answer against what was asked; start again from 0 unless it continues the bytes kept."""
         self.check(info)
-        joined, size, position = False, info.size, self._pipeline.position
+        joined, size, position, headers = False, info.size, self._pipeline.position, info.headers
         if position > self._first and info.start == request.offset == position:
             if request.version is not None and place(self._answering) != place(info.url):
                 # An equal tag of another source is chance (RFC 9110, section 8.8.1).
@@ -64,6 +66,7 @@ class Kept:
             if self.size is not None and info.size is not None and self.size != info.size:
                 raise RangeRefused(f"{show(request.url)} has {info.size} bytes, not {self.size}")
             joined = self.joined or request.version is None
+            headers = self.headers.updated(headers)  # a part need not repeat what was said before (section 15.3.7)
             if size is None and not joined:
                 size = self.size  # of this very version; what another answer said of the whole, the digest will judge
         elif info.start not in {0, request.offset}:
@@ -73,10 +76,10 @@ class Kept:
                 self.restart()
             self._pipeline.begin_at(info.start)
         if self._pipeline.outlet is not None:
-            self._pipeline.outlet.begin(info)
+            self._pipeline.outlet.begin(replace(info, headers=headers))
         self._source, self._answering = request.url, info.url
         self._version, self._resumable = info.version, info.resumable
-        self.size, self.joined = size, joined
+        self.size, self.joined, self.headers = size, joined, headers
         if self._transfer.settings.require_proof and self.proof(info) == "unproven":
             raise ProtocolError(
                 f"nothing would prove that {show(info.url)} is complete; give a size or a digest,"

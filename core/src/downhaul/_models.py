@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -38,6 +39,10 @@ class Headers(Mapping[str, str]):
             key = name.lower()
             known = self._fields.get(key)
             self._fields[key] = (name, value) if known is None else (known[0], f"{known[1]}, {value}")
+
+    def updated(self, others: Headers) -> Headers:
+        """Return these header fields with those of *others* in the place of equal names, and behind the rest."""
+        return Headers((*self.without(others).items(), *others.items()))
 
     def without(self, names: Iterable[str]) -> Headers:
         """Return these header fields less those called *names*."""
@@ -107,7 +112,8 @@ class Credentials:
         """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***."""
         secrets = [value for pair in (*self.headers, *self.parameters) for value in (pair[1], *pair[1].split())]
         if self.user is not None:
-            secrets += (self.user.password, self.user.name)
+            basic = b64encode(f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")).decode()
+            secrets += (self.user.password, self.user.name, basic)
         for secret in sorted(secrets, key=len, reverse=True):
             if len(secret) > 3:  # shorter ones stand in every sentence
                 text = text.replace(secret, "***")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
-from ._errors import PluginError
+from ._errors import PluginError, RangeRefused
 from ._models import Credentials, Request
 from ._settings import HeaderFields, Settings, User
 from ._urls import origin, show, split_userinfo
+from ._validations import SizeValidation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,9 +128,14 @@ class Transfer:
         return cast("_T", self._state[plugin])
 
     def require(self, validation: Validation) -> None:
-        """Add *validation* to those of the download (a digest from a metalink, say); in `prepare` only."""
+        """Add *validation* to those of the download (a digest from a metalink, say); in `prepare` only.
+
+        Raises RangeRefused where only a part of the file is asked for, and *validation* would have to see all of it.
+        """
         if not self._preparing:
             raise AttributeError("transfer.require works in prepare only")
+        if self._base.length is not None and validation.enforced and not isinstance(validation, SizeValidation):
+            raise RangeRefused("a plugin requires what no part alone can be judged by; judged=True fetches all of it")
         self._pipeline.require(validation)
 
     def nested(self, plugin: object, url: str, writer: Writer | None = None) -> Download:

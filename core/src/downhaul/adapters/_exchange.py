@@ -21,7 +21,7 @@ _SAID_HERE: Final = frozenset({
     "accept-ranges", "content-length", "content-range", "date", "server", "transfer-encoding",
 })  # fmt: skip
 _OF_THE_CONTENT: Final = frozenset({"content-digest", "content-md5"})  # not of the file: wrong for a part
-_OF_A_304: Final = frozenset({"cache-control", "content-location", "etag", "expires", "last-modified", "vary"})
+_OF_A_304: Final = frozenset({"cache-control", "etag", "expires", "last-modified", "vary"})
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _log: Final = logging.getLogger("downhaul.adapters")
@@ -115,8 +115,7 @@ class Exchange:
         if known is not None and known.size is not None and ranges and self._may_be_a_part(known):
             satisfied = [found for each in ranges if (found := each.within(known.size))]
             if not satisfied:
-                fields = (("Content-Range", f"bytes */{known.size}"), ("Accept-Ranges", "bytes"))
-                return self._refusal(416, "The file has none of the bytes that are asked for.", fields)
+                return await self._beyond_the_end(known)
             part = satisfied[0] if len(ranges) == 1 else None
         if known is not None and part is not None and len(part) != known.size:
             answer = await self._part(known, part)
@@ -144,12 +143,8 @@ class Exchange:
     async def _part(self, known: Stream, part: range) -> Answer | None:
         """Answer with *part* of the file, or return None if the file is not the one that was *known*."""
         judged = (known.size or 0) <= self._options.judged_parts and _is_judged(self._download)
-        download = self._download if judged else self._bare
-        try:
-            stream = await self._enter(download.stream(part=part, judged=judged, hold_back=self._options.hold_back))
-        except DownloadError as error:
-            if not refuses_part(error):
-                raise
+        stream = await self._stream_of(self._download if judged else self._bare, part, judged=judged)
+        if stream is None:
             return None
         changed = _changed(known, stream)
         if stream.size != known.size or (changed and "If-Range" in self._asked):
@@ -157,6 +152,33 @@ class Exchange:
         if changed and (failed := self._failed(stream)) is not None:
             return failed
         return Answer(206, _fields(stream, part), stream)
+
+    async def _stream_of(self, download: Download, part: range, *, judged: bool) -> Stream | None:
+        """Enter a stream of *part*; return None if its source gives none, which says nothing of the whole."""
+        try:
+            return await self._enter(download.stream(part=part, judged=judged, hold_back=self._options.hold_back))
+        except DownloadError as error:
+            if not refuses_part(error):
+                raise
+        return None
+
+    async def _beyond_the_end(self, known: Stream) -> Answer:
+        """Answer to a range of which the file has nothing, if it is as long as its source says.
+
+        Clients that go on where they ended take a 416 for the word that they have it all. So where there is something
+        to judge the file by, its length is proven first, by its last byte; where it is not, all of it is sent.
+        """
+        size = known.size or 0
+        proven = size > 0 and not _is_judged(self._download)
+        if not proven and 0 < size <= self._options.judged_parts:
+            stream = await self._stream_of(self._download, range(size - 1, size), judged=True)
+            proven = stream is not None and stream.size == size
+        if not proven:
+            whole = await self._whole(None, None)
+            if whole.stream is None or whole.stream.size != 0:
+                return whole
+        fields = (("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes"))
+        return self._refusal(416, "The file has none of the bytes that are asked for.", fields)
 
     async def _whole(self, known: Stream | None, part: range | None) -> Answer:
         """Answer with the whole file, as a *part* if that is all of it: then it is judged, and written, as a whole."""

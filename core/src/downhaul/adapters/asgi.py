@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Relay"]
 
+MARKS_END: Final = frozenset({"1.1", "2", "2.0", "3"})
+"""Versions of HTTP, as servers write them, in which the end of an answer without a length is marked."""
+
+_PATIENCE: Final = 5.0  # seconds
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -63,6 +67,7 @@ class Relay(Response):
         except Exception:
             if begun and (host := _host()) is not None:
                 host.cancel()
+                await asyncio.sleep(_PATIENCE)  # until that reaches us: our end would be taken for that of the answer
             raise
         if last is not None:
             await send({"type": "http.response.body", "body": last})
@@ -72,7 +77,7 @@ class Relay(Response):
     async def _answer(self, scope: Message, send: Send) -> bytes:
         """Send everything but the last block, and return that: it is sent when nothing is open any more."""
         asked = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-        marks_end = scope.get("http_version") != "1.0"  # no server lets us reset a connection
+        marks_end = scope.get("http_version") in MARKS_END  # no server lets us reset a connection
         async with answering(self._download, scope["method"], asked, marks_end=marks_end, **self._options) as answer:
             fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.fields]
             await send({"type": "http.response.start", "status": answer.status, "headers": fields})

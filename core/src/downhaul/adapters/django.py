@@ -53,7 +53,7 @@ async def arelay(request: HttpRequest, download: Download, **options: Unpack[Rel
     scope = _scope(request)
     if scope is None:  # the loop of such a view ends with it: nothing of the answer may be there
         return await asyncio.to_thread(relay, request, download, **options)
-    marks_end = scope.get("http_version") != "1.0"
+    marks_end = scope.get("http_version") in {"1.1", "2", "2.0", "3"}
     held = Held(answering(download, request.method, request.headers, marks_end=marks_end, **options))
     answer = await held.begin()
     return _response(answer, _content(answer) if answer.stream is None else _Blocks(held, answer.stream, request))
