@@ -11,6 +11,7 @@ from fastapi import BackgroundTasks, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import StreamingResponse
 from tests.adapters.contract import Site
 from tests.adapters.wire import CUT, DATA, KIB, LARGE, MIB, TAG, Client, Remote
 from tests.core.forms import wait_until
@@ -67,10 +68,19 @@ class PassedOn(BaseHTTPMiddleware):
         return response
 
 
+class WrappedAgain(BaseHTTPMiddleware):
+    """Makes a response of its own of the blocks that come."""
+
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        return StreamingResponse(response.body_iterator, response.status_code, dict(response.headers))
+
+
 MIDDLEWARE = {
     "none": (),
     "tasks": (Middleware(PassedOn),),
     "nested tasks": (Middleware(PassedOn), Middleware(PassedOn)),
+    "wrapped again": (Middleware(WrappedAgain),),
     "gzip": (Middleware(GZipMiddleware),),
     "gzip around tasks": (Middleware(GZipMiddleware), Middleware(PassedOn)),
     "gzip in tasks": (Middleware(PassedOn), Middleware(GZipMiddleware)),
