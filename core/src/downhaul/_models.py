@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -112,7 +112,8 @@ class Credentials:
         """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***."""
         secrets = [value for pair in (*self.headers, *self.parameters) for value in (pair[1], *pair[1].split())]
         if self.user is not None:
-            basic = b64encode(f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")).decode()
+            pair = f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")
+            basic = b2a_base64(pair, newline=False).decode()  # as it is sent (RFC 7617)
             secrets += (self.user.password, self.user.name, basic)
         for secret in sorted(secrets, key=len, reverse=True):
             if len(secret) > 3:  # shorter ones stand in every sentence
