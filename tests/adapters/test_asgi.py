@@ -20,6 +20,7 @@ from tests.mem import MemDriver, Reply, context_of, until
 from tests.servers.http import http_server
 
 from downhaul import Context, Download, StreamBroken, User
+from downhaul.adapters._answers import marks_end
 from downhaul.adapters.asgi import Relay
 
 if TYPE_CHECKING:
@@ -381,3 +382,11 @@ def test_what_is_no_download_is_refused() -> None:
     """A URL in the place of a download is a TypeError at once."""
     with pytest.raises(TypeError, match="a Download is relayed, not str"):
         Relay("https://host/file")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("version", "marked"), [("1", False), ("1.0", False), (None, False), ("1.1", True), ("2", True)]
+)
+def test_versions_as_servers_write_them(version: str | None, marked: bool) -> None:
+    """Some servers call HTTP/1.0 "1": what is not known to mark the end of an answer does not."""
+    assert marks_end({"http_version": version}) == marked

@@ -573,6 +573,16 @@ async def test_a_continuation_need_not_repeat_the_headers(driver: MemDriver) -> 
     assert dict(reader.headers) == {**said, "Content-Length": str(len(DATA))}
 
 
+async def test_an_answer_that_was_given_up_leaves_no_header(driver: MemDriver) -> None:
+    """A 304 of the next source is told of by its own headers, not by those of an answer that broke before."""
+    version = Version(tag='"of-b"', size=len(DATA), strong=True)
+    driver.site(A, data=DATA, cut=30_000, tag='"of-a"', headers=(("X-Said", "a"),))
+    driver.site(B, data=DATA, tag='"of-b"', headers=(("X-Said", "b"),))
+    reader = await read(driver, Mirrors((A, B)), retries=0, unless=version)
+    assert reader.headers is not None
+    assert (reader.got, reader.headers.get("X-Said")) == (b"", "b")
+
+
 async def test_a_mirror_with_tags_of_its_own_goes_on(driver: MemDriver) -> None:
     """Entity tags are each server's own: a different one of another source means nothing, of the same a change."""
     driver.site(A, data=DATA, cut=CUT, tag='"of-a"')

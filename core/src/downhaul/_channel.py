@@ -91,6 +91,8 @@ class Channel:
             raise StreamBroken(f"{self.released} bytes are delivered: too many to read them again from another source")
         self._held.clear()
         self._held_size = 0
+        if not self.released:
+            self.told = None
         self._to_compare = self.released
         self._again = hashlib.sha256()
 

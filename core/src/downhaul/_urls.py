@@ -63,10 +63,10 @@ def below(prefix: str, path: str) -> str:
     What a path may not hold in a URL is encoded again: a "%", "?" or "#" in it is part of a name (RFC 3986, section
     2.4). Raises ValueError for a path that would lead out of the directory, or holds a control character.
     """
-    segments = path.lstrip("/").split("/")
-    if not {".", ".."}.isdisjoint(segments) or "\\" in path or _CONTROL.search(path):
+    path = path.lstrip("/")
+    if not {".", ".."}.isdisjoint(path.split("/")) or "\\" in path or _CONTROL.search(path):
         raise ValueError(f"{printable(path)!r} does not stay below {show(prefix)}")
-    return f"{prefix.rstrip('/')}/{quote('/'.join(segments), safe=_IN_SEGMENTS, errors='surrogateescape')}"
+    return f"{prefix.rstrip('/')}/{quote(path, safe=_IN_SEGMENTS, errors='surrogateescape')}"
 
 
 def scheme_of(url: str) -> str:

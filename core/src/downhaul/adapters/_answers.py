@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from downhaul import DownloadError, ValidationError, show
 
@@ -21,9 +21,18 @@ if TYPE_CHECKING:
 
     from downhaul import Download, Stream
 
-__all__ = ["Answer", "Options", "RelayOptions", "answering"]
+__all__ = ["Answer", "Options", "RelayOptions", "answering", "marks_end"]
 
+_MARKED_ENDS: Final = frozenset({"1.1", "2", "2.0", "3"})
 _log: Final = logging.getLogger("downhaul.adapters")
+
+
+def marks_end(scope: Mapping[str, Any]) -> bool:
+    """Tell whether the version of HTTP in a *scope* of ASGI marks the end of an answer without a length.
+
+    A server that speaks ASGI lets nobody reset a connection instead. HTTP/1.0 is called "1" by some of them.
+    """
+    return scope.get("http_version") in _MARKED_ENDS
 
 
 @asynccontextmanager

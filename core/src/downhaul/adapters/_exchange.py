@@ -100,7 +100,8 @@ class Exchange:
     async def _decide(self) -> Answer:
         if self._method not in {"GET", "HEAD"}:
             return self._refusal(405, "Only GET and HEAD are answered here.", (("Allow", "GET, HEAD"),))
-        ranges, known = byte_ranges(self._asked.get("Range", "")), None
+        ranges = byte_ranges(self._asked.get("Range", "")) if self._method == "GET" else ()  # section 14.2
+        known = None
         if self._download.url in wrong_files and len(ranges) == 1 and ranges[0].continues:
             if "If-Range" not in self._asked:
                 return self._refusal(502, "What was sent of this file before was not valid: ask for all of it.")
@@ -109,7 +110,7 @@ class Exchange:
             known = await self._describe()
         if known is not None and (failed := self._failed(known)) is not None:
             return failed
-        if self._method == "HEAD":  # a Range is for GET alone (section 14.2)
+        if self._method == "HEAD":
             return await self._head(known)
         part = None
         if known is not None and known.size is not None and ranges and self._may_be_a_part(known):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from downhaul import Download, Headers
 
-from ._answers import Options, answering
+from ._answers import Options, answering, marks_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ._answers import RelayOptions
 
 __all__ = ["Relay"]
-
-MARKS_END: Final = frozenset({"1.1", "2", "2.0", "3"})
-"""Versions of HTTP, as servers write them, in which the end of an answer without a length is marked."""
 
 _PATIENCE: Final = 5.0  # seconds
 Message = MutableMapping[str, Any]
@@ -77,8 +74,8 @@ class Relay(Response):
     async def _answer(self, scope: Message, send: Send) -> bytes:
         """Send everything but the last block, and return that: it is sent when nothing is open any more."""
         asked = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-        marks_end = scope.get("http_version") in MARKS_END  # no server lets us reset a connection
-        async with answering(self._download, scope["method"], asked, marks_end=marks_end, **self._options) as answer:
+        relayed = answering(self._download, scope["method"], asked, marks_end=marks_end(scope), **self._options)
+        async with relayed as answer:
             fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.fields]
             await send({"type": "http.response.start", "status": answer.status, "headers": fields})
             if answer.stream is not None:

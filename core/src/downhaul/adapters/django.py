@@ -11,7 +11,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 
 from downhaul import DownloadError
 
-from ._answers import answering
+from ._answers import answering, marks_end
 from ._held import Held
 from .wsgi import answer_in_thread
 
@@ -53,8 +53,7 @@ async def arelay(request: HttpRequest, download: Download, **options: Unpack[Rel
     scope = _scope(request)
     if scope is None:  # the loop of such a view ends with it: nothing of the answer may be there
         return await asyncio.to_thread(relay, request, download, **options)
-    marks_end = scope.get("http_version") in {"1.1", "2", "2.0", "3"}
-    held = Held(answering(download, request.method, request.headers, marks_end=marks_end, **options))
+    held = Held(answering(download, request.method, request.headers, marks_end=marks_end(scope), **options))
     answer = await held.begin()
     return _response(answer, _content(answer) if answer.stream is None else _Blocks(held, answer.stream, request))
 
