@@ -43,11 +43,11 @@ from ._errors import (
 from ._idle import IdleConnections
 from ._models import Attempt, Block, Credentials, Headers, Info, Payload, Redirected, Request, Result, Retry, Version
 from ._progress import Progress
-from ._settings import TLS, Settings, Timeout, User
+from ._settings import TLS, LowSpeed, Settings, Timeout, User
 from ._stream import Stream
 from ._transfer import Transfer
-from ._urls import below, origin, show
-from ._validations import Check, DigestValidation, SizeValidation, Validation
+from ._urls import below, covers, origin, show
+from ._validations import Check, DigestValidation, PieceValidation, SizeValidation, Validation
 from ._writers import BufferWriter, FileWriter, Sink, Writer
 from .hookspecs import Plugin, hookimpl, hookspec
 
@@ -60,11 +60,12 @@ __version__ = "0.1.0"
 __all__ = [
     "TLS", "AccessDenied", "Attempt", "Batch", "Block", "BufferWriter", "Check", "ConnectError", "Context",
     "Credentials", "DigestMismatch", "DigestValidation", "Download", "DownloadError", "Driver", "FetchError",
-    "FileWriter", "Headers", "IdleConnections", "Info", "NameResolutionError", "NotFound", "Payload", "Plan",
+    "FileWriter", "Headers", "IdleConnections", "Info", "LowSpeed", "NameResolutionError", "NotFound", "Payload",
+    "PieceValidation", "Plan",
     "Plugin", "PluginError", "PolicyError", "PreparationError", "Progress", "ProtocolError", "ProxyError",
     "RangeRefused", "RedirectError", "Redirected", "Request", "Result", "Retries", "Retry", "ServerError",
     "Settings", "Sink", "SizeMismatch", "SizeValidation", "SourcesExhausted", "StatusError", "Stream",
     "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded", "TooManyRequests", "Transfer", "Truncated",
-    "UnsupportedScheme", "User", "Validation", "ValidationError", "Version", "WriteError", "Writer", "below",
+    "UnsupportedScheme", "User", "Validation", "ValidationError", "Version", "WriteError", "Writer", "below", "covers",
     "download", "hookimpl", "hookspec", "origin", "show",
 ]  # fmt: skip

@@ -6,8 +6,10 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from ._arguments import check_count, plugins_of, settings_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from ._download import Download
     from ._drivers import Driver
+    from ._models import Headers
     from ._settings import Settings, SettingsFields
     from ._transfer import Transfer
     from ._writers import Writer
@@ -115,16 +118,20 @@ class Context:
         """Let the driver for the scheme answer ``transfer.request``, in a slot of its origin; follow its redirects."""
         refuse_in_driver("context.drive")
         shared, request = self._bound(), transfer.request
+        trail: tuple[tuple[str, Headers], ...] = ()
         while True:
             driver = await self._driver(shared, request.url)
             async with shared.governor.slot(request.origin, urgent=transfer.urgent):
                 outside = in_driver.get()
                 in_driver.set(True)
+                since = time.monotonic()
                 try:
                     async with driver.open(request, transfer.settings_for(request)) as payload:
-                        yield payload
+                        transfer.seconds += time.monotonic() - since
+                        yield replace(payload, info=replace(payload.info, trail=trail)) if trail else payload
                     return
                 except Redirected as redirected:
+                    trail = (*trail, (request.url, redirected.headers))
                     request = redirected.request
                 except DownloadError as error:
                     error.source = error.source or request.url  # after redirects, not the one that was asked for

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -27,10 +28,10 @@ from ._errors import (
     ValidationError,
 )
 from ._kept import Kept
-from ._models import Attempt, Payload, Request, Result, check_aim
+from ._models import Payload, Request, Result
+from ._pace import Paced
 from ._registry import cancellations, is_cancelled
-from ._settings import User
-from ._urls import check_url, scheme_of, show, source_name, split_userinfo
+from ._urls import scheme_of, show, source_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,11 +52,18 @@ class _Round:
     """The tries of one round."""
 
     tries: Counter[str] = field(default_factory=Counter)
-    denied: set[str] = field(default_factory=set)
+    denied: dict[str, set[str]] = field(default_factory=dict)
 
     def may_try(self, source: str) -> bool:
-        """Tell whether *source* has a try left: one, and one more after a 401."""
-        return self.tries[source] < 1 + (source in self.denied)
+        """Tell whether *source* has a try left: one, one more after a 401, and a last one after another challenge."""
+        return self.tries[source] < 1 + min(2, len(self.denied.get(source, ())))
+
+    def note(self, source: str, error: DownloadError) -> None:
+        """Note whether *source* asks for credentials, and by which challenge (RFC 9110, section 11.6.1)."""
+        if isinstance(error, AccessDenied):
+            challenge = error.headers.get("WWW-Authenticate", "")
+            if error.code in _NEW_CREDENTIALS_HELP or challenge:
+                self.denied.setdefault(source, set()).add(challenge)
 
 
 class _NoTryLeft(DownloadError):
@@ -153,8 +161,7 @@ class Engine:
         """Make one attempt; return the result, or an error that may be repaired; raise what is terminal."""
         transfer, before = self._transfer, self._transfer._request
         transfer.attempt += 1
-        transfer.payload = None
-        transfer._request = transfer._base
+        transfer._begin_attempt()
         terminal: DownloadError
         try:
             await self._prepare()
@@ -169,8 +176,7 @@ class Engine:
             terminal = error
         except DownloadError as error:
             source = transfer.request.url
-            if isinstance(error, AccessDenied) and error.code in _NEW_CREDENTIALS_HELP:
-                this_round.denied.add(source)
+            this_round.note(source, error)
             if not (isinstance(error, PolicyError) and source == transfer._base.url):
                 self._record(error)
                 return error
@@ -189,15 +195,8 @@ class Engine:
         request = transfer.request
         if request is transfer._base:
             return
-        try:
-            url, userinfo = split_userinfo(check_url(request.url))
-        except ValueError as reason:
-            raise PolicyError(f"a plugin aims at what is no URL: {reason}") from None
-        if userinfo is not None:
-            request = replace(request, url=url).authorized(user=User(*userinfo))
-        transfer._request = request
-        check_aim(transfer._base.url, url, transfer._base.schemes)
-        transfer.context._drivers.check(scheme_of(url), url)
+        transfer._request = transfer._aimed(request)
+        transfer._check_aim(transfer._request.url)
 
     async def _attempt(self) -> Result:
         """Open, receive, validate, publish; where continuing or asking by a version went wrong, once more from 0."""
@@ -280,10 +279,15 @@ class Engine:
 
     async def _receive(self, payload: Payload) -> None:
         """Feed the body to the pipeline; whatever happens, sink and checks stand at one position afterwards."""
-        pipeline, info, size, limit = self._pipeline, payload.info, self._kept.size, self._transfer.settings.max_size
+        transfer, pipeline, info, size = self._transfer, self._pipeline, payload.info, self._kept.size
+        limit = transfer.settings.max_size
         end = size if self._kept.part is None else self._kept.part.stop
+        limit_of_speed = transfer.low_speed
+        body = payload.body if limit_of_speed is None else Paced(payload.body, limit_of_speed, info.url)
         try:
-            async for block in payload.body:
+            since = time.monotonic()
+            async for block in body:
+                transfer.seconds += time.monotonic() - since
                 await pipeline.feed(block)
                 if size is not None and pipeline.position > size:
                     raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that it announced")
@@ -291,6 +295,7 @@ class Engine:
                     raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
                 if self._kept.part is not None and pipeline.position >= self._kept.part.stop:
                     break  # whoever ignores ranges would go on
+                since = time.monotonic()
         except DownloadError:
             await self._kept.keep(info)
             raise
@@ -337,14 +342,11 @@ class Engine:
         )
 
     def _record(self, error: DownloadError) -> None:
-        """Enter the failed attempt in the history; the exception itself holds on to nothing.
-
-        The history has a copy: the error gets the history in the end, and would hold itself.
-        """
+        """Enter the failed attempt in the history; the exception itself holds on to nothing."""
         transfer, source = self._transfer, self._transfer.request.url
         error.__cause__ = error.__context__ = error.__traceback__ = None
         error.source = error.source or source
-        transfer.history = (*transfer.history, Attempt(source, transfer.round, self._pipeline.position, error.copy()))
+        transfer._enter(error, source)
 
     def _note_repair(self, name: str | None) -> None:
         *before, last = self._transfer.history

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ._urls import show, show_text, split_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ._models import Attempt
 
@@ -130,7 +130,7 @@ class ProxyError(FetchError):
 
 
 class TimeoutExceeded(FetchError):
-    """A time limit of `Timeout` ran out; `phase` names it: connect, head, idle or total."""
+    """A time limit of `Timeout` ran out; `phase` names it: connect, head, idle, low speed or total."""
 
     transient = True
 
@@ -159,13 +159,24 @@ class RangeRefused(FetchError):
 
 
 class StatusError(FetchError):
-    """The server refused with `code` (HTTP status or FTP reply) and `reason`, its own words."""
+    """The server refused with `code` (HTTP status or FTP reply) and `reason`, its own words.
 
-    def __init__(self, message: str = "", code: int = 0, reason: str = "", retry_after: float | None = None) -> None:
+    `headers` are the header fields of the refusal, such as WWW-Authenticate; secrets that it repeats are hidden.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        code: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = show_text(reason)
         self.retry_after = retry_after
+        self.headers: Mapping[str, str] = {} if headers is None else headers
         self.transient = self.transient or code in _TRANSIENT_STATUS
 
 

@@ -77,6 +77,7 @@ class Kept:
             self._pipeline.begin_at(info.start)
         if self._pipeline.outlet is not None:
             self._pipeline.outlet.begin(replace(info, headers=headers))
+        joined = joined or len(info.sources) > 1
         self._source, self._answering = request.url, info.url
         self._version, self._resumable = info.version, info.resumable
         self.size, self.joined, self.headers = size, joined, headers

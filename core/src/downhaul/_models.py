@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from ._errors import PolicyError, RedirectError
 from ._settings import DEFAULTS, User
-from ._urls import is_downgrade, origin, resolve, scheme_of, show, split_userinfo
+from ._urls import covers, is_downgrade, origin, resolve, scheme_of, show, split_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -97,20 +97,31 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What proves who asks, bound to one origin: sent there and nowhere else."""
+    """What proves who asks, bound to one origin, and to what is below a path of it: sent there and nowhere else.
+
+    `form` are secret form fields: who sends them, posts (``application/x-www-form-urlencoded``).
+    """
 
     origin: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     parameters: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     user: User | None = field(default=None, repr=False)
+    form: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    path: str = "/"
 
     def __post_init__(self) -> None:
         if any(c in text for pair in self.headers for text in pair for c in "\r\n\0"):
             raise ValueError("a credential holds a line break or NUL")
 
+    def are_for(self, url: str) -> bool:
+        """Tell whether *url* may see them."""
+        return self.origin == origin(url) if self.path == "/" else covers(f"{self.origin}{self.path}", url)
+
     def hide(self, text: str) -> str:
         """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***."""
-        secrets = [value for pair in (*self.headers, *self.parameters) for value in (pair[1], *pair[1].split())]
+        secrets = [
+            value for pair in (*self.headers, *self.parameters, *self.form) for value in (pair[1], *pair[1].split())
+        ]
         if self.user is not None:
             pair = f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")
             basic = b2a_base64(pair, newline=False).decode()  # as it is sent (RFC 7617)
@@ -163,9 +174,9 @@ class Request:
 
     @property
     def entitled(self) -> Credentials | None:
-        """The credentials, if the request goes to the origin that they are bound to."""
+        """The credentials, if the request goes to where they are bound to."""
         credentials = self.credentials
-        return credentials if credentials is not None and credentials.origin == self.origin else None
+        return credentials if credentials is not None and credentials.are_for(self.url) else None
 
     @property
     def user(self) -> User | None:
@@ -178,11 +189,19 @@ class Request:
         headers: Iterable[tuple[str, str]] = (),
         parameters: Iterable[tuple[str, str]] = (),
         user: User | None = None,
+        form: Iterable[tuple[str, str]] = (),
+        within: str | None = None,
     ) -> Request:
-        """Return this request with credentials for its origin added; an equal header name is replaced."""
+        """Return this request with credentials for its origin added; an equal header name is replaced.
+
+        *within*, a URL, binds them to what is below its path too. Raises ValueError where the request is not there.
+        """
+        if within is not None and not covers(within, self.url):
+            raise ValueError(f"{show(self.url)} is not within {show(within)}")
         headers = tuple(headers)
         names = {name.lower() for name, _ in headers}
         known = self.entitled or Credentials(self.origin)
+        paths = (known.path, "/" if within is None else urlsplit(within).path or "/")
         return replace(
             self,
             credentials=Credentials(
@@ -190,6 +209,8 @@ class Request:
                 (*(pair for pair in known.headers if pair[0].lower() not in names), *headers),
                 (*known.parameters, *parameters),
                 user or known.user,
+                (*known.form, *form),
+                max(paths, key=len),  # both are above the request, so the longer one is below the other
             ),
         )
 
@@ -213,10 +234,13 @@ class Request:
     def redirected(self, location: str) -> Request:
         """Return the request that a redirect to *location* leads to (RFC 9110, section 10.2.2).
 
-        Credentials stay bound to their origin: elsewhere they are dropped. Raises `RedirectError` for a location
-        that cannot be read and after 10 redirects, `PolicyError` for a downgrade or a scheme that is not allowed.
+        Credentials stay bound to where they are for: elsewhere they are dropped, for good. Raises `RedirectError` for a
+        location that cannot be read, after 10 redirects, and where a form would have to be sent again; `PolicyError`
+        for a downgrade or a scheme that is not allowed.
         """
         chain = (*self.redirects, self.url)
+        if self.entitled is not None and self.entitled.form:
+            raise RedirectError(f"{show(self.url)} redirects what is posted to it, which goes nowhere else")
         if len(chain) > _MAX_REDIRECTS:
             raise RedirectError(f"more than {_MAX_REDIRECTS} redirects: {' → '.join(map(show, chain))}")
         if not location.strip():
@@ -228,7 +252,7 @@ class Request:
         url, user = split_userinfo(url.partition("#")[0])
         check_aim(self.url, url, self.schemes)
         aimed = replace(self, url=url, redirects=chain)
-        if aimed.origin != self.origin:
+        if aimed.entitled is None:
             aimed = replace(aimed, credentials=None)
         return aimed if user is None else aimed.authorized(user=User(*user))
 
@@ -260,12 +284,14 @@ def check_aim(before: str, after: str, schemes: Iterable[str]) -> None:
 class Redirected(Exception):
     """Raised by a driver instead of opening: the answer is to be had at `request`, made by `Request.redirected`.
 
-    The engine dispatches it again, so that each hop has the slot, the settings and the driver of its own origin.
+    `headers` are those of the redirect. The engine dispatches the request again, so that each hop has the slot, the
+    settings and the driver of its own origin.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, headers: Headers | None = None) -> None:
         super().__init__(show(request.url))
         self.request = request
+        self.headers = headers or Headers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +302,7 @@ class Info:
     was asked for. `start` is the offset of the first byte of the body. `resumable`: a later request may continue
     from an offset. `not_modified`: the file still has the version of `Request.unless`, there is no body. `sources`:
     the URLs that contribute, where there are several. `proof` says what will prove the body complete ("length",
-    "final chunk", "SIZE", …), or is "unproven".
+    "final chunk", "SIZE", …), or is "unproven". `trail` has the URL and the header fields of each redirect on the way.
     """
 
     url: str
@@ -288,6 +314,7 @@ class Info:
     not_modified: bool = False
     sources: tuple[str, ...] = ()
     proof: str = "unproven"
+    trail: tuple[tuple[str, Headers], ...] = field(default=(), repr=False)
 
     def headers_of_whole(self) -> Headers:
         """Return the headers as they would be for the whole file, where the answer is only a part of it."""

@@ -40,6 +40,23 @@ class Timeout:
 
 
 @dataclass(frozen=True)
+class LowSpeed:
+    """Less than this is too slow: *size* bytes within *seconds* of waiting for the source; a *size* of 0 is no limit.
+
+    Time that passes while a consumer or a disk takes its time, or a slot is waited for, does not count.
+    """
+
+    size: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 0:
+            raise ValueError(f"LowSpeed(size=…) is a number of bytes, from 0; not {self.size!r}")
+        if not (_is_number(self.seconds) and 0 < self.seconds < math.inf):
+            raise ValueError(f"LowSpeed(seconds=…) is a positive number of seconds, not {self.seconds!r}")
+
+
+@dataclass(frozen=True)
 class User:
     """A name and a password, sent unasked (Basic; USER and PASS) to the origin of the download and nowhere else."""
 
@@ -87,6 +104,7 @@ class SettingsFields(TypedDict, total=False):
     """The fields of `Settings`, as keywords of `Download`, `Context` and `downhaul.download`."""
 
     timeout: Timeout | None
+    low_speed: LowSpeed | None
     tls: TLS | None
     user: User | None
     proxy: str | None
@@ -104,6 +122,7 @@ class SettingsFields(TypedDict, total=False):
 class Settings:
     """The settings of a download; what is None is unset, and filled from the context, then from the defaults.
 
+    `low_speed` gives up a source that is slower than that; the bytes are kept, as after a lost connection.
     `proxy` is the URL of a proxy, credentials included, or "" for none whatever the context and the environment
     say. `no_proxy` names what is reached without it, as several entries or one str with commas: a name means that
     host and every one below, a leading dot only those below, addresses and networks (``10.0.0.0/8``) mean literal
@@ -116,6 +135,7 @@ class Settings:
     """
 
     timeout: Timeout | None = None
+    low_speed: LowSpeed | None = None
     tls: TLS | None = None
     user: User | None = None
     proxy: str | None = None
@@ -297,8 +317,8 @@ def _is_number(value: object) -> bool:
 
 
 _KINDS: Final[dict[str, type]] = {
-    "timeout": Timeout, "tls": TLS, "user": User, "proxy": str, "environment": bool, "headers": Mapping,
-    "retries": int, "require_proof": bool, "max_size": int,
+    "timeout": Timeout, "low_speed": LowSpeed, "tls": TLS, "user": User, "proxy": str, "environment": bool,
+    "headers": Mapping, "retries": int, "require_proof": bool, "max_size": int,
 }  # fmt: skip
 _CONNECTION: Final = ("tls", "proxy", "no_proxy", "environment", "options")
 _EMPTY: Final = Settings()

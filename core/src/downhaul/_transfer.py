@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
-from ._errors import PluginError, RangeRefused
-from ._models import Credentials, Request
-from ._settings import HeaderFields, Settings, User
-from ._urls import origin, show, split_userinfo
+from ._errors import DownloadError, PluginError, PolicyError, RangeRefused
+from ._models import Attempt, Credentials, Request, check_aim
+from ._settings import HeaderFields, LowSpeed, Settings, User
+from ._urls import check_url, covers, origin, scheme_of, show, split_userinfo
 from ._validations import SizeValidation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from ._context import Context
     from ._download import Download
-    from ._models import Attempt, Payload, Verb
+    from ._models import Payload, Verb
     from ._pipeline import Pipeline
     from ._registry import Hooks
     from ._validations import Check, Validation
     from ._writers import Writer
 
 _T = TypeVar("_T")
+_log: Final = logging.getLogger("downhaul.engine")
 
 in_driver: ContextVar[bool] = ContextVar("downhaul_in_driver", default=False)
 """True inside of what a driver opened: a slot is held there, and asking for another one could wait for ever."""
+
+
+@dataclass(frozen=True, repr=False)
+class _Grant:
+    """Credentials for what is at the URL `scope` or below it."""
+
+    scope: str
+    headers: tuple[tuple[str, str], ...]
+    parameters: tuple[tuple[str, str], ...]
+    user: User | None
+    form: tuple[tuple[str, str], ...]
+
+    def to(self, request: Request) -> Request:
+        """Return *request* with the credentials, if they are for it."""
+        if not covers(self.scope, request.url):
+            return request
+        return request.authorized(self.headers, self.parameters, self.user, self.form, within=self.scope)
 
 
 class Transfer:
     """A download under way, with all its attempts.
 
     `attempt` and `round` count from 1; `history` holds the failed attempts; `payload` is what was opened in this one,
-    or None; `parent` is the transfer that this one is nested in, or None.
+    or None; `parent` is the transfer that this one is nested in, or None. `seconds` is how long this attempt has waited
+    for its source, for the head of the answer and for each block, but not for a slot, a consumer or a disk.
     """
 
     def __init__(
@@ -55,6 +76,10 @@ class Transfer:
         self.round = 1
         self.history: tuple[Attempt, ...] = ()
         self.payload: Payload | None = None
+        self.seconds = 0.0
+        self._low_speed = settings.low_speed
+        self._offers: tuple[str, ...] = ()
+        self._grants: list[_Grant] = []
         self._hooks = hooks
         self._pipeline = pipeline
         self._state: dict[object, Any] = {}
@@ -82,9 +107,57 @@ class Transfer:
     def request(self, request: Request) -> None:
         if not isinstance(request, Request):
             raise TypeError(f"transfer.request takes a Request, not {type(request).__name__}")
-        if not self._preparing:
-            raise AttributeError("transfer.request can be set in prepare only")
+        self._need_prepare("transfer.request")
         self._request = request
+
+    @property
+    def low_speed(self) -> LowSpeed | None:
+        """What is too slow for this attempt; settable in `prepare`, and that of the settings before each attempt."""
+        return self._low_speed
+
+    @low_speed.setter
+    def low_speed(self, limit: LowSpeed | None) -> None:
+        if limit is not None and not isinstance(limit, LowSpeed):
+            raise TypeError(f"transfer.low_speed takes a LowSpeed, not {type(limit).__name__}")
+        self._need_prepare("transfer.low_speed")
+        self._low_speed = limit
+
+    def offer(self, urls: Iterable[str]) -> None:
+        """Say in `prepare` where else the bytes of the file can be had in this attempt, the best first."""
+        self._need_prepare("what transfer.offer says")
+        self._offers = tuple(urls)
+
+    @property
+    def alternatives(self) -> tuple[Request, ...]:
+        """What was offered besides `request`, with the credentials that are for it; without what may not be asked."""
+        return tuple(filter(None, map(self._alternative, self._offers)))
+
+    def goes_to(self, scope: str) -> bool:
+        """Tell whether the request of this attempt, or an alternative to it, goes to the URL *scope* or below it."""
+        return any(covers(scope, url) for url in (self._request.url, *self._offers))
+
+    def authorize(
+        self,
+        scope: str,
+        headers: Iterable[tuple[str, str]] = (),
+        parameters: Iterable[tuple[str, str]] = (),
+        user: User | None = None,
+        form: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Give credentials, in `prepare`, to what goes to the URL *scope* or below it, and to nothing else.
+
+        That is the request as it is aimed, and each of the alternatives; a redirect out of *scope* leaves them behind.
+        """
+        self._need_prepare("what transfer.authorize gives")
+        grant = _Grant(scope, tuple(headers), tuple(parameters), user, tuple(form))
+        self._grants.append(grant)
+        self._request = grant.to(self._request)
+
+    def note(self, error: DownloadError, source: str) -> None:
+        """Enter in `history` what failed at the URL *source*, and was made good within this attempt."""
+        told = error.copy()
+        told.source = told.source or source
+        self._enter(told, source)
 
     @property
     def received(self) -> int:
@@ -132,8 +205,7 @@ class Transfer:
 
         Raises RangeRefused where only a part of the file is asked for, and *validation* would have to see all of it.
         """
-        if not self._preparing:
-            raise AttributeError("transfer.require works in prepare only")
+        self._need_prepare("what transfer.require adds")
         if self._base.length is not None and validation.enforced and not isinstance(validation, SizeValidation):
             raise RangeRefused("a plugin requires what no part alone can be judged by; judged=True fetches all of it")
         self._pipeline.require(validation)
@@ -162,6 +234,46 @@ class Transfer:
     def settings_for(self, request: Request) -> Settings:
         """Return what a driver may know when it opens *request*: nothing secret where the origin is not ours."""
         return self.settings.home if request.origin == self._base.origin else self.settings.elsewhere
+
+    def _begin_attempt(self) -> None:
+        """Forget what was true of the attempt before."""
+        self.payload, self.seconds = None, 0.0
+        self._request, self._low_speed = self._base, self.settings.low_speed
+        self._offers = ()
+        self._grants.clear()
+
+    def _need_prepare(self, what: str) -> None:
+        if not self._preparing:
+            raise AttributeError(f"{what} can be set in prepare only")
+
+    def _aimed(self, request: Request) -> Request:
+        """Return *request* as a plugin has aimed it, the userinfo of its URL among the credentials."""
+        try:
+            url, userinfo = split_userinfo(check_url(request.url))
+        except ValueError as reason:
+            raise PolicyError(f"a plugin aims at what is no URL: {reason}") from None
+        return request if userinfo is None else replace(request, url=url).authorized(user=User(*userinfo))
+
+    def _check_aim(self, url: str) -> None:
+        """Hold what a plugin aims at against the rules: no downgrade, and only what is allowed and can be spoken."""
+        check_aim(self._base.url, url, self._base.schemes)
+        self.context._drivers.check(scheme_of(url), url)
+
+    def _alternative(self, url: str) -> Request | None:
+        try:
+            request = self._aimed(replace(self._base, url=url))
+            self._check_aim(request.url)
+        except DownloadError as reason:
+            _log.debug("%s: no alternative: %s", self, reason)
+            return None
+        for grant in self._grants:
+            request = grant.to(request)
+        return request
+
+    def _enter(self, error: DownloadError, source: str) -> None:
+        """Enter a failed attempt in the history, which has a copy: the error gets the history in the end."""
+        attempt = Attempt(source, self.round, self._pipeline.position, error.copy())
+        self.history = (*self.history, attempt)
 
     def _refuse_circle(self, plugin: object, url: str) -> None:
         """Raise PluginError if we are part of what *plugin* wants: only who asks is left out, so it would never end."""

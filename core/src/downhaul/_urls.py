@@ -14,6 +14,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}(?:[^\s\"'<>]|'(?![.,;:)\]}]*(?:[\s\"<>]|$)))+")
 _AUTHORITY: Final = re.compile(r"([^/?#@]*?//+|[A-Za-z][A-Za-z0-9+.-]*:/?|)([^/?#]*)(.*)", re.DOTALL)
 _HOST_AND_PORT: Final = re.compile(r"[^:]*(:\d*)?|\[[^]]*\](:\d*)?")
+_BETWEEN_SEGMENTS: Final = re.compile(r"/|\\|%2f|%5c", re.IGNORECASE)
+_DOTS: Final = re.compile(r"(?:\.|%2e){1,2}", re.IGNORECASE)
 _SHOWN: Final = 500
 _IN_SEGMENTS: Final = "/!$&'()*+,;=:@~"
 """What stands for itself in a path (RFC 3986, section 3.3), besides letters, digits, and what quote leaves alone."""
@@ -89,6 +91,22 @@ def origin(url: str) -> str:
     if port is None or port == _DEFAULT_PORTS.get(parts.scheme):
         return f"{parts.scheme}://{host}"
     return f"{parts.scheme}://{host}:{port}"
+
+
+def covers(scope: str, url: str) -> bool:
+    """Tell whether *url* has the origin of the URL *scope*, and a path at or below that of *scope*, segment by segment.
+
+    A path with dot segments, encoded ones too, is below none: where it leads is for the server to say.
+    """
+    if origin(scope) != origin(url):
+        return False
+    top = urlsplit(scope).path.rstrip("/")
+    if not top:
+        return True
+    path = urlsplit(url).path
+    if any(_DOTS.fullmatch(segment) for segment in _BETWEEN_SEGMENTS.split(path)):
+        return False
+    return path == top or path.startswith(f"{top}/")
 
 
 def port_of(url: str) -> int | None:

@@ -10,6 +10,8 @@ from ._digests import Digests, check_hexdigest, digest_name, is_strong
 from ._errors import DigestMismatch, SizeMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ._models import Block
 
 
@@ -80,6 +82,47 @@ class DigestValidation(Validation):
         return _DigestCheck(self, digests)
 
 
+@dataclass(frozen=True)
+class PieceValidation(Validation):
+    """Each *length* bytes of the file have the digest in its turn of *hexdigests* by *algorithm*; the last may be less.
+
+    A bad piece is refused as soon as it has come, and may be fetched again by itself.
+    """
+
+    algorithm: str
+    length: int
+    hexdigests: Sequence[str] = field(repr=False)
+    enforced: bool = True
+    identifies: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = digest_name(self.algorithm)
+        if not isinstance(self.length, int) or isinstance(self.length, bool) or self.length < 1:
+            raise ValueError(f"PieceValidation(length=…) is a number of bytes, from 1; not {self.length!r}")
+        if isinstance(self.hexdigests, str):
+            raise TypeError("PieceValidation(hexdigests=…) takes several: the digest of each piece")
+        object.__setattr__(self, "algorithm", name)
+        object.__setattr__(self, "hexdigests", tuple(check_hexdigest(name, digits) for digits in self.hexdigests))
+        object.__setattr__(self, "identifies", is_strong(name))
+
+    def check(self) -> Check:
+        """Return a check that calculates the digest of each piece."""
+        return _PieceCheck(self)
+
+    def check_piece(self, number: int, content: Block) -> None:
+        """Raise DigestMismatch unless *content* is the piece with this *number*, which counts from 0."""
+        digests = Digests([self.algorithm])
+        digests.update(content)
+        self._compare(number, digests)
+
+    def _compare(self, number: int, digests: Digests) -> None:
+        if number >= len(self.hexdigests):
+            raise DigestMismatch(f"there is a piece {number}, expected are {len(self.hexdigests)} pieces")
+        actual, expected = digests.hexdigest(self.algorithm), self.hexdigests[number]
+        if actual != expected:
+            raise DigestMismatch(f"{self.algorithm} of piece {number} is {actual}, expected {expected}")
+
+
 class _SizeCheck:
     def __init__(self, validation: SizeValidation) -> None:
         self._size, self._seen = validation.size, 0
@@ -113,3 +156,31 @@ class _OwnDigestCheck(_DigestCheck):
 
     def update(self, block: Block) -> None:
         self._digests.update(block)
+
+
+class _PieceCheck:
+    def __init__(self, validation: PieceValidation) -> None:
+        self._validation = validation
+        self._number = self._seen = 0
+        self._digests = Digests([validation.algorithm])
+
+    def update(self, block: Block) -> None:
+        view = memoryview(block)
+        while view:
+            part = view[: self._validation.length - self._seen]
+            self._digests.update(part)
+            self._seen += len(part)
+            view = view[len(part) :]
+            if self._seen == self._validation.length:
+                self._next()
+
+    def finish(self) -> None:
+        if self._seen:
+            self._next()
+        if self._number != len(self._validation.hexdigests):
+            raise DigestMismatch(f"{self._number} pieces, expected {len(self._validation.hexdigests)}")
+
+    def _next(self) -> None:
+        self._validation._compare(self._number, self._digests)
+        self._number, self._seen = self._number + 1, 0
+        self._digests = Digests([self._validation.algorithm])

@@ -89,6 +89,8 @@ class FtpDriver(Driver):
         """
         if request.verb == "list":
             raise PolicyError("refused: listing is not offered yet")
+        if request.entitled is not None and request.entitled.form:
+            raise PolicyError("refused: FTP has no way to post a form")
         location = locate(request.url)
         if settings.proxy_for(request.url):
             raise ProxyError('FTP through a proxy is not offered; for a direct connection set proxy="" or no_proxy')

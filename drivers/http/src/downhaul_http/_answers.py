@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from downhaul import (
     AccessDenied,
+    Headers,
     Info,
     NotFound,
     ProtocolError,
@@ -149,7 +150,7 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exce
             return RedirectError(
                 f"the server answers {said} with {len(locations) or 'no'} Location; a redirect has one"
             )
-        return Redirected(request.redirected(_location(locations[0])))
+        return Redirected(request.redirected(_location(locations[0])), fields.headers())
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.offset > 0 and asks_range(request):
         return RangeRefused(f"the server has nothing from byte {request.offset} on ({said})")
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
@@ -157,7 +158,7 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exce
     kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
     wait = retry_after(fields.single(b"retry-after"), fields.single(b"date"), time.time())
     asks = "" if wait is None else f" and asks to wait {wait:.0f} s"
-    return kind(f"the server answers {said}{asks}", status, reason, wait)
+    return kind(f"the server answers {said}{asks}", status, reason, wait, _headers(request, fields))
 
 
 def _reason(request: Request, response: httpx.Response) -> str:
@@ -169,6 +170,14 @@ def _reason(request: Request, response: httpx.Response) -> str:
         return HTTPStatus(response.status_code).phrase
     except ValueError:
         return ""
+
+
+def _headers(request: Request, fields: Fields) -> Headers:
+    """Return the header fields of a refusal, which may repeat what was sent."""
+    headers = fields.headers()
+    if request.entitled is None:
+        return headers
+    return Headers((name, request.entitled.hide(value)) for name, value in headers.items())
 
 
 def _location(value: bytes) -> str:

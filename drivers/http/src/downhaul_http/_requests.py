@@ -6,6 +6,7 @@ import re
 from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 import httpx
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _NO_BODY: Final = httpx.ByteStream(b"")
 _IDENTITY: Final = (b"Accept-Encoding", b"identity")
 _ACCEPT: Final = (b"Accept", b"*/*")
+_FORM: Final = (b"Content-Type", b"application/x-www-form-urlencoded")
 _OURS: Final = frozenset({b"range", b"if-range", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -76,6 +78,10 @@ def client_request(request: Request, url: httpx.URL, defaults: Iterable[tuple[by
         fields.insert(0, (b"Host", url.netloc))
     fields.append(_IDENTITY)
     fields.extend(_conditions(request))
+    if request.entitled is not None and request.entitled.form:
+        content = urlencode(request.entitled.form).encode()
+        fields.extend((_FORM, (b"Content-Length", str(len(content)).encode())))
+        return httpx.Request("POST", url, headers=fields, stream=httpx.ByteStream(content))
     method = "HEAD" if wants_head_only(request) else "GET"
     return httpx.Request(method, url, headers=fields, stream=_NO_BODY)
 
