@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import pickle
+
 import httpx
 import pytest
 import respx
 
 from downhaul import (
     AccessDenied,
+    BufferWriter,
+    Context,
     NotFound,
+    Plugin,
     ProtocolError,
     ProxyError,
     RangeRefused,
@@ -18,6 +23,7 @@ from downhaul import (
     TooManyRequests,
     Truncated,
     Version,
+    hookimpl,
 )
 
 URL = "https://host/dir/file"
@@ -324,3 +330,42 @@ async def test_what_is_not_mocked_fails_the_test(fetch):
     """The assertion of the mock is no error of the network: it comes through."""
     with respx.mock, pytest.raises(AssertionError):
         await fetch(Request(URL))
+
+
+@respx.mock
+async def test_the_header_fields_of_a_refusal(fetch):
+    """The error has them, several of one name joined; what of them repeats a secret of the request is hidden."""
+    headers = [
+        ("WWW-Authenticate", "Basic"),
+        ("www-authenticate", 'Bearer realm="r"'),
+        ("X-Echo", "you sent tok3n-abc"),
+    ]
+    respx.get(URL).mock(return_value=httpx.Response(401, headers=headers))
+    with pytest.raises(AccessDenied) as caught:
+        await fetch(Request(URL).authorized([("Authorization", "Bearer tok3n-abc")]))
+    told = pickle.loads(pickle.dumps(caught.value)).headers
+    assert told["www-authenticate"] == 'Basic, Bearer realm="r"'
+    assert told["X-Echo"] == "you sent ***"
+
+
+@respx.mock
+async def test_the_header_fields_of_redirects():
+    """`Info.trail`: each redirect on the way, with its URL and header fields; without one it is empty."""
+    respx.get(URL).mock(return_value=httpx.Response(302, headers={"Location": "/b", "Digest": "SHA-256=x"}))
+    respx.get("https://host/b").mock(
+        return_value=httpx.Response(301, headers={"Location": "https://m/c", "Link": "<x>"})
+    )
+    respx.get("https://m/c").mock(return_value=httpx.Response(200, content=b"bytes"))
+    trails = []
+
+    class Look(Plugin):
+        @hookimpl
+        async def validate(self, transfer):
+            trails.append(transfer.payload.info.trail)
+
+    async with Context(plugins=[Look()]) as context:
+        await context.download(URL, BufferWriter()).run()
+        await context.download("https://m/c", BufferWriter()).run()
+    [(first, one), (second, two)] = trails[0]
+    assert (first, one["Digest"], second, two["Link"]) == (URL, "SHA-256=x", "https://host/b", "<x>")
+    assert trails[1] == ()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
 from tests.servers.http import http_server
 
-from downhaul import FetchError, ProtocolError, Request, User
+from downhaul import FetchError, ProtocolError, RedirectError, Request, User
 
 
 @pytest.fixture
@@ -164,3 +165,33 @@ async def test_no_cookie_is_kept(fetch, driver, settings):
         for _ in range(3):
             await fetch(Request(server.url()))
         assert [each.header("Cookie") for each in server.requests] == [None] * 3
+
+
+async def test_a_form_is_posted(fetch):
+    """Secret form fields make a POST, urlencoded, to where they are for; elsewhere it stays a GET without them."""
+    posted = []
+
+    async def script(exchange):
+        length = int(exchange.header("Content-Length") or 0)
+        posted.append((exchange.method, exchange.header("Content-Type"), await exchange.reader.readexactly(length)))
+        await exchange.respond(body=b"token")
+
+    with http_server(script) as server, http_server(script) as other:
+        request = Request(server.url("/token")).authorized(form=[("grant_type", "x"), ("secret", "a&b=ü")])
+        assert (await fetch(request))[1] == b"token"
+        await fetch(replace(request, url=other.url("/token")))
+    form = "application/x-www-form-urlencoded"
+    assert posted == [("POST", form, b"grant_type=x&secret=a%26b%3D%C3%BC"), ("GET", None, b"")]
+
+
+async def test_a_redirected_form_is_not_sent_again(fetch):
+    """Whatever the status says of the method: the answer is a RedirectError, and nobody else gets the fields."""
+
+    async def script(exchange):
+        await exchange.reader.readexactly(int(exchange.header("Content-Length")))
+        await exchange.respond(307, headers=[("Location", "/elsewhere")])
+
+    with http_server(script) as server:
+        with pytest.raises(RedirectError, match="posted"):
+            await fetch(Request(server.url("/token")).authorized(form=[("secret", "canary")]))
+        assert [each.target for each in server.requests] == ["/token"]
