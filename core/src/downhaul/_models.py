@@ -119,9 +119,10 @@ class Credentials:
 
     def hide(self, text: str) -> str:
         """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***."""
-        secrets = [
-            value for pair in (*self.headers, *self.parameters, *self.form) for value in (pair[1], *pair[1].split())
-        ]
+        secrets = [value for _, value in (*self.headers, *self.parameters, *self.form)]
+        for name, value in (*self.headers, *self.parameters, *self.form):
+            words = value.split()
+            secrets += words[1:] if name.lower() == "authorization" else words  # its first word names the scheme
         if self.user is not None:
             pair = f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")
             basic = b2a_base64(pair, newline=False).decode()  # as it is sent (RFC 7617)
