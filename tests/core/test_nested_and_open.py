@@ -566,3 +566,22 @@ async def test_a_credential_for_elsewhere_is_not_sent_by_the_request_itself():
     request = Request(FAR, credentials=Credentials("mem://home", (("X-Api-Key", "secret"),)))
     assert request.entitled is None
     assert request.fields() == ()
+
+
+async def test_userinfo_of_the_url_is_for_what_is_needed_first_too():
+    """At the same origin a nested download asks as the user of the parent's URL; elsewhere it does not."""
+    mem = MemDriver()
+    for url in ("mem://home/file", "mem://home/list", "mem://other/list"):
+        mem.site(url, data=b"bytes")
+
+    class Lists(Plugin):
+        @hookimpl
+        async def prepare(self, transfer):
+            for url in ("mem://home/list", "mem://other/list"):
+                await transfer.nested(self, url, BufferWriter()).run()
+
+    async with context_of(mem, Lists()) as context:
+        await Download("mem://elmer:secret@home/file", BufferWriter(), context=context).run()
+    users = {each.url: each.request.user for each in mem.log}
+    elmer = User("elmer", "secret")
+    assert users == {"mem://home/list": elmer, "mem://other/list": None, "mem://home/file": elmer}

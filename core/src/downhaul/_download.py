@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ._arguments import check_several, plugins_of, settings_of
@@ -216,9 +217,11 @@ class Download:
             del outcome  # its traceback holds this frame
 
     def _inherited(self, parent: Transfer) -> Settings:
-        """Return what comes from *parent*: what is secret stays with its origin."""
-        same = origin(self.url) == parent._base.origin
-        return parent.settings if same else parent.settings.elsewhere
+        """Return what comes from *parent*: what is secret stays with its origin, the userinfo of its URL included."""
+        if origin(self.url) != parent._base.origin:
+            return parent.settings.elsewhere
+        credentials = parent._base.credentials
+        return parent.settings if credentials is None else replace(parent.settings, user=credentials.user)
 
     def _nested(self, parent: Transfer, plugin: object, url: str, writer: Writer | None) -> Download:
         """Return a download that *parent* needs first."""
