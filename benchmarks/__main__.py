@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Final
 
-from . import memory, relay
+from . import memory, mirrors, relay
 from .figures import machine, table
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BENCHMARKS: Final[dict[str, Callable[[float], Iterator[Figure]]]] = {
     "memory": memory.figures,
+    "mirrors": mirrors.figures,
     "relay": relay.figures,
 }
 

@@ -4,8 +4,8 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VERSIONS=(3.11 3.12 3.13)
-DEBIAN_PACKAGES=(nginx-light vsftpd squid-openssl apt-utils gnupg)
-SERVERS=(nginx vsftpd squid apt-ftparchive gpg)   # what these packages bring
+DEBIAN_PACKAGES=(nginx-light vsftpd squid-openssl docker-registry dnsmasq-base aria2 apt-utils gnupg)
+SERVERS=(nginx vsftpd squid docker-registry dnsmasq aria2c apt-ftparchive gpg)   # what these packages bring
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"  # servers stand there, and a user's PATH may lack it
 
 say() { printf '\033[1m%s\033[0m\n' "== $*" >&2; }

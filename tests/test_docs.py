@@ -36,6 +36,26 @@ _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _TEST: Final = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 _LITERAL: Final = re.compile(r"::\n\n((?:    .*\n|\n)+)")
 
+_ACME: Final = """
+```toml acme/pyproject.toml
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "acme"
+version = "1"
+dependencies = ["no-such-library"]
+```
+```python acme/acme.py
+x = 1
+```
+```python acme/test_acme.py
+def test_that_fails():
+    assert False
+```
+"""
+"""A distribution that cannot be installed, and whose test fails."""
+
 
 def text_of(page: str) -> str:
     """Return the text of *page*."""
@@ -97,6 +117,11 @@ def test_page_runs(page: str, tmp_path: Path) -> None:
         ("```console\n$ downhaul get https://dl.example.org/missing\n```\n", "ends with 8, not 0"),
         ("```console\n$ downhaul fly\n```\n", "ends with 2, not 0"),
         ("text\n\n    rm -rf build\n", "an unknown command"),
+        ("```python ../acme.py\npass\n```\n", "no place for a file"),
+        ("```console\n$ pip install -e ./acme\n```\n", "there is no distribution"),
+        ("```console\n$ pytest ./acme\n```\n", "there is no distribution"),
+        (f"{_ACME}```console\n$ pip install -e ./acme\n```\n", "No matching distribution found for no-such-library"),
+        (f"{_ACME}```console\n$ pytest ./acme\n```\n", "1 failed"),
     ],
 )
 def test_page_that_is_wrong(page: str, complaint: str, tmp_path: Path) -> None:

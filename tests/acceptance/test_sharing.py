@@ -148,7 +148,7 @@ def test_tokens_and_mirror_lists(form, tmp_path) -> None:
                 asked.append(name)
                 return f"token-of-{name}"
 
-            return BearerToken(token, origin=url.rstrip("/"))
+            return BearerToken(token, within=url.rstrip("/"))
 
         token_a, token_b = provider("a", a.url()), provider("b", b.url())
         remotes = [

@@ -87,7 +87,7 @@ class World:
 
         prefix = url(f"/secret/{run}/")
         mirrors = MirrorList(url(f"/mirrors/{run}"), replaces=prefix)
-        tokens = BearerToken(provider, origin=url("/"))
+        tokens = BearerToken(provider, within=url("/"))
         yield self._job(url(f"/flaky/{run}"), "flaky", SMALL)
         yield self._job("mem://home/large", "large", LARGE)
         yield self._job(url("/redirect"), "redirected", SMALL)

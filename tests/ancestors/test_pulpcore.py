@@ -412,7 +412,7 @@ async def test_a_token_goes_to_nobody_else() -> None:
             await exchange.respond(302, headers=[("Location", there.url("/moved"))])
 
         with http_server(redirecting) as here:
-            token = BearerToken(lambda: "secret", origin=here.url())
+            token = BearerToken(lambda: "secret", within=here.url())
             async with Context(plugins=[token], retries=0) as context:
                 for url in (here.url("/f"), there.url("/f")):
                     with pytest.raises(AccessDenied):

@@ -82,7 +82,7 @@ async def test_a_token_stays_with_its_origin() -> None:
     async with context_of(mem) as context:
         for url, plugins in (
             ("mem://one/f", [BearerToken(lambda: "first")]),
-            ("mem://two/f", [BearerToken(lambda: "first", origin="mem://one")]),
+            ("mem://two/f", [BearerToken(lambda: "first", within="mem://one")]),
             ("mem://three/f", [BearerToken(lambda: "third")]),
         ):
             await context.download(url, BufferWriter(), plugins=plugins).run()

@@ -145,7 +145,7 @@ async def test_a_prefix_is_one_of_urls_without_userinfo() -> None:
 
 def test_arguments_of_plugins_are_urls() -> None:
     """What is no URL is refused when the plugin is made."""
-    for make in (lambda: MirrorList("notaurl"), lambda: MirrorList(5), lambda: BearerToken(str, origin="127.0.0.1:80")):
+    for make in (lambda: MirrorList("notaurl"), lambda: MirrorList(5), lambda: BearerToken(str, within="127.0.0.1:80")):
         with pytest.raises((ValueError, TypeError)):
             make()
 

@@ -585,3 +585,34 @@ async def test_userinfo_of_the_url_is_for_what_is_needed_first_too():
     users = {each.url: each.request.user for each in mem.log}
     elmer = User("elmer", "secret")
     assert users == {"mem://home/list": elmer, "mem://other/list": None, "mem://home/file": elmer}
+
+
+@dataclass(frozen=True)
+class Through(Plugin):
+    """Answers by opening the same request."""
+
+    number: int
+
+    @hookimpl
+    def fetch(self, transfer):
+        return self.answer(transfer)
+
+    @asynccontextmanager
+    async def answer(self, transfer):
+        passed.append(self.number)
+        async with transfer.open(self, transfer.request) as payload:
+            yield payload
+
+
+passed: list[int] = []
+
+
+async def test_several_that_open_the_same_are_asked_once_each():
+    """Who opens what another one opened does not open it for that one again: none of them is asked twice."""
+    passed.clear()
+    mem = MemDriver()
+    mem.site("mem://home/file", data=b"bytes")
+    async with context_of(mem, *map(Through, range(3))) as context:
+        writer = BufferWriter()
+        await Download("mem://home/file", writer, context=context).run()
+    assert (writer.content(), passed) == (b"bytes", [0, 1, 2])

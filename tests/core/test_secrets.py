@@ -264,7 +264,10 @@ def test_nothing_secret_gets_out(
 
 def test_plugins_show_nothing_secret() -> None:
     """A plugin's repr may stand in anybody's log: its URLs are shown without userinfo and values of the query."""
-    assert MARK not in repr(BearerToken(fail, origin=f"https://{USER}:{PASSWORD}@host/?key={QUERY}"))
+    for url in (f"https://{USER}:{PASSWORD}@host/", f"https://host/?key={QUERY}"):
+        with pytest.raises(ValueError, match="without user and query") as caught:
+            BearerToken(fail, within=url)
+        assert MARK not in str(caught.value)
     assert MARK not in repr(MirrorList(f"https://{USER}:{PASSWORD}@host/list?key={QUERY}"))
 
 

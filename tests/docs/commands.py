@@ -1,17 +1,20 @@
-"""What the commands in the documentation, other than downhaul's own, refer to."""
+"""The commands in the documentation: which of them are run, and what those refer to that are not."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+import sysconfig
 import tomllib
+import venv
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 _DISTRIBUTIONS: Final = {
     "downhaul": "core",
@@ -26,13 +29,59 @@ _DISTRIBUTIONS: Final = {
 EXAMPLES: Final = {path.parent.name for path in ROOT.glob("docs/examples/*/src/*/__main__.py")}
 """The modules of examples that are run as commands."""
 
+_ENVIRONMENT: Final = Path("env")
+"""Where a page installs what it has written itself; relative to the directory that it is executed in."""
+
 _REQUIREMENT: Final = re.compile(r"([\w./-]+)(?:\[([\w,]+)\])?")
 _DEPENDENCY: Final = re.compile(r"(downhaul[\w-]*)(?:\[([\w,]+)\])?")
+
+
+def runnable(words: Sequence[str]) -> list[str] | None:
+    """Return how a command line is run here, or None where it is not."""
+    match words:
+        case ["downhaul", *rest] if rest[:1] != ["demo"]:
+            return [_python(), "-W", "error", "-m", "downhaul", *rest]
+        case ["python", "-m", module, *rest] if module in EXAMPLES:
+            return [_python(), "-W", "error", "-m", module, *rest]
+        case ["pip", "install", "-e", folder] if _is_written(folder):
+            _make_environment()
+            # Without an index: what is needed is there already, or the page is wrong.
+            offline = ["--no-index", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
+            return [sys.executable, "-m", "pip", "--python", _python(), "install", *offline, "-e", folder]
+        case ["pytest", folder] if _is_written(folder):
+            return [_python(), "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", folder]
+    return None
+
+
+def site_packages() -> Path:
+    """Return where a page's own distributions are installed."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(_ENVIRONMENT.absolute())}))
+
+
+def _is_written(folder: str) -> bool:
+    """Tell whether *folder* is a distribution that the page has written."""
+    place = Path(folder)
+    return not place.is_absolute() and ".." not in place.parts and (place / "pyproject.toml").is_file()
+
+
+def _make_environment() -> None:
+    """Make an environment that has all that this one has, unless it is there; nothing is installed into this one."""
+    if not _ENVIRONMENT.exists():
+        venv.create(_ENVIRONMENT, symlinks=True)
+        above = sysconfig.get_path("purelib")
+        (site_packages() / "above.pth").write_text(f"import site; site.addsitedir({above!r})\n", "utf-8")
+
+
+def _python() -> str:
+    python = _ENVIRONMENT / "bin" / "python"
+    return str(python.absolute()) if python.exists() else sys.executable
 
 
 def known_command(words: Sequence[str]) -> str:
     """Return what is wrong with a command line, or "" where all that it names exists."""
     match words:
+        case ["pytest", folder] if "/" in folder:
+            return f"there is no distribution {folder!r}"  # or it would be run
         case ["downhaul", "demo"] | ["pytest", *_] | ["python", "-m", "asyncio"]:
             return ""
         case ["pip", "install", *rest]:

@@ -28,11 +28,15 @@ _FENCE: Final = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,})(?P<info>[^`]*
 
 @dataclass
 class Block:
-    """A block of code: its language ("" where none is given), its first line in the page (from 1), its lines."""
+    """A block of code: its language ("" where none is given), its first line in the page (from 1), its lines.
+
+    `path` is what stands behind the language: the file that the block is a part of, or "" where it is of none.
+    """
 
     language: str
     line: int
     lines: list[str] = field(default_factory=list)
+    path: str = ""
 
     @property
     def text(self) -> str:
@@ -58,7 +62,8 @@ def blocks(text: str) -> list[Block]:
                 found[-1].lines.append(line.removeprefix(indent))
         elif match:
             fence, indent = match["marks"], match["indent"]
-            found.append(Block(match["info"].strip(), number + 1))
+            language, _, path = match["info"].strip().partition(" ")
+            found.append(Block(language, number + 1, path=path))
         elif line.startswith("    ") and line.strip() and not in_list:
             if blank_before:
                 found.append(Block("console", number))

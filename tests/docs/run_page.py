@@ -6,11 +6,16 @@
 ``python``  executed; with ``await`` outside of a function, by an event loop that lives as long as the page. A block
             that prints is followed by one of ``output``
 ``output``  compared with what the block before it printed; "…" stands for anything
-``console`` commands, each after a ``$``: those of downhaul and of the examples are run, and end with 0, or as a comment
-            ``# exit 8`` says; of others it is seen that they exist and know what they are asked
+``console`` commands, each after a ``$``: those of downhaul and of the examples, and those for what the page has written
+            itself, are run, and end with 0, or as a comment ``# exit 8`` says; of others it is seen that they exist and
+            know what they are asked
 ``toml``    parsed
 ``text``    a picture
 =========== =========================================================================================================
+
+A path behind the language, ``python acme/acme.py``, makes the block a part of that file too, behind what earlier
+blocks have put there. A distribution that is made so is installed by ``pip install -e FOLDER`` into an environment of
+its own, which the commands behind it are run in, and tested by ``pytest FOLDER``.
 
 There is no other language, and no way to leave a block out. The first failure ends the run, with a traceback into the
 page.
@@ -27,12 +32,14 @@ import json
 import linecache
 import re
 import shlex
+import site
 import subprocess
 import sys
 import tomllib
 import traceback
+from pathlib import Path
 
-from tests.docs.commands import EXAMPLES, known_command
+from tests.docs.commands import known_command, runnable, site_packages
 from tests.docs.pages import LANGUAGES, ROOT, Block, blocks, localized
 
 
@@ -48,6 +55,8 @@ def main(page: str, addresses: str) -> None:
                 raise AssertionError(f"{page}:{block.line}: the block before prints {printed!r}, and no output follows")
             if block.language not in LANGUAGES:
                 raise AssertionError(f"{page}:{block.line}: no such language as {block.language!r}; known: {LANGUAGES}")
+            if block.path:
+                _write(block)
             if block.language == "python":
                 printed = _run(page, block, names, runner)
             elif block.language == "output":
@@ -74,6 +83,16 @@ def _run(page: str, block: Block, names: dict[str, object], runner: asyncio.Runn
     return out.getvalue()
 
 
+def _write(block: Block) -> None:
+    """Add *block* to its file, below the directory that the page is executed in."""
+    path = Path(block.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise AssertionError(f"{block.path} is no place for a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n\n{block.text}" if path.stat().st_size else block.text)
+
+
 def _compare(page: str, block: Block, printed: str | None) -> None:
     pattern = ".*".join(map(re.escape, block.text.split("…")))
     if printed is None or not re.fullmatch(pattern, printed, re.DOTALL):
@@ -85,13 +104,14 @@ def _command(where: str, line: str) -> None:
     if not line.startswith("$ "):
         raise AssertionError(f"{where}: {line!r} is no command; commands begin with $")
     words = shlex.split(line[2:], comments=True)
-    ours = words[:1] == ["downhaul"] and words[1:2] != ["demo"]
-    if ours or (words[:2] == ["python", "-m"] and words[2] in EXAMPLES):
+    if command := runnable(words):
         expected = int(line.partition("# exit ")[2] or 0)
-        command = [sys.executable, "-W", "error", "-m", *(words if ours else words[2:])]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if ended.returncode != expected:
-            raise AssertionError(f"{where}: {line!r} ends with {ended.returncode}, not {expected}:\n{ended.stderr}")
+            told = f"{ended.stdout}{ended.stderr}"
+            raise AssertionError(f"{where}: {line!r} ends with {ended.returncode}, not {expected}:\n{told}")
+        if words[:2] == ["pip", "install"]:
+            site.addsitedir(str(site_packages()))  # here too, from now on
     elif reason := known_command(words):
         raise AssertionError(f"{where}: {line!r}: {reason}")
 

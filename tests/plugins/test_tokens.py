@@ -1,4 +1,4 @@
-"""BearerToken: fetched once, sent to one origin, renewed once; and together with mirrors."""
+"""Tokens: fetched once, sent within one reach, renewed once, before they expire; and together with mirrors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from downhaul import (
     Truncated,
     hookimpl,
 )
-from downhaul.plugins import BearerToken, MirrorList
+from downhaul.plugins import BearerToken, HeaderToken, MirrorList, Token
 
 URL, LIST = "mem://home/file", "mem://lists/list"
 BYTES = bytes(range(256)) * 1000
@@ -109,7 +109,7 @@ async def test_the_token_is_fetched_once_for_many():
     assert provider.calls == 1
 
 
-async def test_one_refresh_for_fifty_401s():
+async def test_one_refresh_for_a_hundred_401s():
     """“So one expired token is refreshed once”: however many downloads meet the 401."""
     provider = Provider()
     mem = server(home=Reply(BYTES, token="token1"))
@@ -117,11 +117,11 @@ async def test_one_refresh_for_fifty_401s():
         await run(context)
         mem.site(URL, Reply(BYTES, token="token2"))
         mem.log.clear()
-        results = await asyncio.gather(*(run(context) for _ in range(50)))
+        results = await asyncio.gather(*(run(context) for _ in range(100)))
     assert provider.calls == 2
-    assert [result.attempts for result, _ in results] == [2] * 50
-    assert [len(result.history) for result, _ in results] == [1] * 50
-    assert len(mem.log) == 100
+    assert [result.attempts for result, _ in results] == [2] * 100
+    assert [len(result.history) for result, _ in results] == [1] * 100
+    assert len(mem.log) == 200
     assert results[0][0].history[0].repaired_by == "BearerToken"
 
 
@@ -138,6 +138,228 @@ async def test_a_401_that_comes_late_forgets_no_new_token():
         gate.set()
         assert (await late)[1] == BYTES
     assert provider.calls == 2
+
+
+@pytest.mark.parametrize("failure", [ServerError("down", code=503), RuntimeError("down")], ids=repr)
+async def test_a_failed_refresh_is_the_failure_of_all(failure):
+    """A hundred downloads with one expired token: the provider is asked once more, and all fail for what it said.
+
+    Half of them hear of the 401 when the renewal has failed already.
+    """
+    outcomes, gate = ["token1", failure], asyncio.Event()
+
+    async def provider() -> str:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    mem = server(home=Reply(token="token2"))
+    mem.site("mem://home/slow", Reply(token="token2", gate=gate))
+    async with context_of(mem, BearerToken(provider), connections_per_origin=100, retries=0) as context:
+        late = [asyncio.create_task(run(context, "mem://home/slow")) for _ in range(50)]
+        await until(lambda: mem.live == 50)
+        early = [asyncio.create_task(run(context)) for _ in range(50)]
+        await asyncio.wait(early)
+        gate.set()
+        errors = await asyncio.gather(*early, *late, return_exceptions=True)
+    assert outcomes == []
+    if isinstance(failure, ServerError):
+        assert {(type(error), str(error)) for error in errors} == {(ServerError, "down")}
+    else:
+        assert {type(error) for error in errors} == {PluginError}
+        assert all("RuntimeError: down" in str(error) for error in errors)
+    assert len(set(map(id, errors))) == 100
+
+
+async def test_a_failed_refresh_does_not_stay():
+    """Who comes afterwards asks anew, and then those that come late with the old token have the new one, too."""
+    outcomes, gate = ["token1", ServerError("down", code=503), "token3"], asyncio.Event()
+
+    async def provider() -> str:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    mem = server(home=Reply(BYTES, token="token3"))
+    mem.site("mem://home/slow", Reply(BYTES, token="token3", gate=gate))
+    async with context_of(mem, BearerToken(provider), retries=0) as context:
+        late = asyncio.create_task(run(context, "mem://home/slow"))
+        await until(lambda: mem.live)
+        with pytest.raises(ServerError):
+            await run(context)
+        assert (await run(context))[1] == BYTES
+        gate.set()
+        assert (await late)[1] == BYTES
+    assert outcomes == []
+
+
+async def test_a_refresh_that_brings_the_same_token_is_one_refresh():
+    """A server that has no other token is asked once more, not once for each download, late ones included."""
+    calls, gate = [], asyncio.Event()
+
+    def provider() -> str:
+        calls.append(1)
+        return "same"
+
+    mem = server(home=Reply(token="never"))
+    mem.site("mem://home/slow", Reply(token="never", gate=gate))
+    async with context_of(mem, BearerToken(provider), connections_per_origin=100) as context:
+        late = [asyncio.create_task(run(context, "mem://home/slow")) for _ in range(50)]
+        await until(lambda: mem.live == 50)
+        early = [asyncio.create_task(run(context)) for _ in range(50)]
+        await until(lambda: len(mem.asked(URL)) == 100)
+        gate.set()
+        errors = await asyncio.gather(*early, *late, return_exceptions=True)
+    assert {type(error) for error in errors} == {AccessDenied}
+    assert len(calls) == 2
+
+
+# Expiry
+
+
+class Clock:
+    """The clock of what is shared, to be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("downhaul._once.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("expires", "sent_for"), [(2, 1.5), (40, 30), (240, 180), (3600, 3540)])
+async def test_a_token_is_renewed_before_it_expires(expires, sent_for, monkeypatch):
+    """A token is sent until a minute before its end, or a quarter of its life; no 401 is needed to have another."""
+    clock, provider = Clock(monkeypatch), Provider()
+
+    async def expiring() -> Token:
+        return Token(await provider(), expires)
+
+    mem = server(home=Reply(BYTES))
+    async with context_of(mem, BearerToken(expiring)) as context:
+        for after in (0, sent_for - 0.01, 0.02):
+            clock.now += after
+            assert (await run(context))[0].attempts == 1
+    assert [each.header("Authorization") for each in mem.log] == ["Bearer token1", "Bearer token1", "Bearer token2"]
+
+
+async def test_a_token_without_an_end_stays(monkeypatch):
+    """“None: until it is refused”."""
+    clock, provider = Clock(monkeypatch), Provider()
+    mem = server(home=Reply(BYTES))
+    async with context_of(mem, BearerToken(provider)) as context:
+        for _ in range(3):
+            await run(context)
+            clock.now += 1e9
+    assert provider.calls == 1
+
+
+async def test_a_token_that_has_expired_already_is_for_those_who_wait():
+    """A server whose tokens are good for no time is asked anew each time, and what it gives is sent."""
+    provider = Provider()
+
+    async def expired() -> Token:
+        return Token(await provider(), 0)
+
+    mem = server(home=Reply(BYTES))
+    async with context_of(mem, BearerToken(expired)) as context:
+        await asyncio.gather(run(context), run(context))
+        await run(context)
+    sent = [each.header("Authorization") for each in mem.log]
+    assert sent == ["Bearer token1", "Bearer token1", "Bearer token2"]
+
+
+async def test_one_token_alone():
+    """A str in the place of a provider is sent; refused, it is not sent again: there is no other."""
+    mem = server(home=Reply(BYTES, token="only"))
+    async with context_of(mem, BearerToken("only")) as context:
+        assert (await run(context))[1] == BYTES
+        mem.site(URL, Reply(token="another"))
+        with pytest.raises(AccessDenied):
+            await run(context)
+    assert [each.header("Authorization") for each in mem.log] == ["Bearer only"] * 2
+
+
+def test_what_is_no_token():
+    """What cannot stand in a header field is refused, and not repeated; so is a time that is none."""
+    for value in ("", " secret", "secret\n", "se\x00cret", "se\rcret"):
+        for make in (Token, BearerToken, lambda value: HeaderToken("X-Key", value)):
+            with pytest.raises(ValueError, match="not empty, and holds no line break") as caught:
+                make(value)
+            assert "cret" not in str(caught.value)
+    with pytest.raises(ValueError, match="no blanks") as caught:
+        BearerToken("Bearer secret")
+    assert "secret" not in str(caught.value)
+    for expires in (-1, float("nan"), True, "60"):
+        with pytest.raises(ValueError, match="seconds from now"):
+            Token("secret", expires)
+    with pytest.raises(TypeError, match="not bytes"):
+        Token(b"secret")
+
+
+def test_values():
+    """Equal are plugins with equal tokens; none of them shows one."""
+    for make in (Token, BearerToken, lambda value: HeaderToken("X-Key", value)):
+        assert make("secret1") == make("secret1")
+        assert hash(make("secret1")) == hash(make("secret1"))
+        assert make("secret1") != make("secret2")
+        assert "secret" not in repr(make("secret1"))
+    assert BearerToken("secret", within="https://a") != BearerToken("secret")
+    assert repr(HeaderToken("X-Key", "secret", within="https://a/b")) == (
+        "HeaderToken(within='https://a/b', name='X-Key')"
+    )
+
+
+# HeaderToken
+
+
+async def test_a_token_in_a_field_of_its_own():
+    """`HeaderToken` sends the value as it is, and has it renewed like any other."""
+    provider = Provider()
+    mem = server(home=Reply(error=AccessDenied("401", code=401)))
+    mem.site(URL, Reply(error=AccessDenied("401", code=401)), Reply(BYTES))
+    async with context_of(mem, HeaderToken("PRIVATE-TOKEN", provider)) as context:
+        await run(context)
+    assert [each.header("private-token") for each in mem.log] == ["token1", "token2"]
+
+
+async def test_an_authorization_of_another_scheme():
+    """Authorization is a field like any other, for schemes that have no plugin; its value may have blanks."""
+    mem = server(home=Reply(BYTES))
+    async with context_of(mem, HeaderToken("Authorization", "Token secret")) as context:
+        await run(context)
+    assert mem.log[0].header("Authorization") == "Token secret"
+
+
+@pytest.mark.parametrize("ours", ["X-Api-Key", "x-api-key", "X-API-KEY"])
+@pytest.mark.parametrize("theirs", ["X-Api-Key", "x-aPI-key"])
+async def test_the_case_of_a_name_does_not_matter(ours, theirs):
+    """A field that the settings have, too, is sent once, with the token; elsewhere neither is."""
+    mem = server(home=Reply(location="mem://away/file"), away=Reply(BYTES))
+    async with context_of(mem, HeaderToken(ours, "token"), headers={theirs: "setting"}) as context:
+        await run(context)
+    first, second = ([pair for pair in each.request.fields() if pair[0].lower() == "x-api-key"] for each in mem.log)
+    assert first == [(ours, "token")]
+    assert second == []
+
+
+@pytest.mark.parametrize("name", ["", "X Key", "X-Key:", "X-Kéy", "X\r\nEvil", None, 5])
+def test_what_is_no_name_of_a_field(name):
+    """RFC 9110, section 5.1."""
+    with pytest.raises(ValueError, match="the name of a header field"):
+        HeaderToken(name, "token")
+
+
+@pytest.mark.parametrize(
+    "name", ["Host", "range", "Content-Length", "TRANSFER-ENCODING", "If-Range", "Accept-Encoding"]
+)
+def test_fields_that_say_something_else(name):
+    """A token there would change what is asked, or how."""
+    with pytest.raises(ValueError, match="no place for a token"):
+        HeaderToken(name, "token")
 
 
 async def test_a_token_that_is_refused_twice_is_refused():
@@ -202,9 +424,9 @@ async def test_to_a_list_of_the_own_origin():
 
 
 async def test_a_given_origin_is_the_only_one():
-    """“*origin* is a URL of the origin that the token is for”: other downloads of the context get none."""
+    """“*within* is the URL of either”: other downloads of the context get none."""
     mem = server(home=Reply(BYTES, token="token1"), away=Reply(BYTES))
-    async with context_of(mem, BearerToken(Provider(), origin="mem://home/whatever")) as context:
+    async with context_of(mem, BearerToken(Provider(), within="MEM://Home")) as context:
         await run(context)
         await run(context, "mem://away/file")
     assert [each.header("Authorization") for each in mem.log] == ["Bearer token1", None]
@@ -213,7 +435,7 @@ async def test_a_given_origin_is_the_only_one():
 async def test_a_given_origin_may_be_that_of_a_mirror():
     """A token for a mirror goes to the mirror, and not to the download's own origin."""
     mem = server(m1=Reply(BYTES, token="token2"), home=Reply(BYTES))
-    token = BearerToken(Provider(), origin="mem://m1/")
+    token = BearerToken(Provider(), within="mem://m1/")
     async with context_of(mem, Mirrors((URL.replace("home", "gone"), "mem://m1/file")), token) as context:
         result, _ = await run(context)
     assert [each.header("Authorization") for each in mem.log] == [None, "Bearer token1", "Bearer token2"]
@@ -312,11 +534,13 @@ async def test_a_provider_may_fail_with_an_error_of_the_tree():
     assert [type(each.error) for each in result.history] == [ServerError]
 
 
-def test_a_provider_is_a_function():
-    """A token instead of a function that returns it is refused at once, and not shown."""
-    with pytest.raises(TypeError, match="takes a function") as caught:
-        BearerToken("secret")
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("given", [None, b"secret", 5, Token("secret")], ids=lambda given: type(given).__name__)
+def test_a_provider_is_a_function_or_a_token(given):
+    """Whatever else is refused at once, and not shown."""
+    for make in (BearerToken, lambda token: HeaderToken("X-Key", token)):
+        with pytest.raises(TypeError, match="a token as a str, or a function") as caught:
+            make(given)
+        assert "secret" not in str(caught.value)
 
 
 def test_the_provider_is_in_no_repr():
@@ -355,7 +579,7 @@ M = [f"mem://m{number}/file" for number in range(1, 6)]
 async def test_both_in_either_order(swapped, form, connections):
     """“So they compose in any order”: m1 404; m2 401, then cut with the new token; m3 reset; m4 wrong; m5 good."""
     provider = Provider()
-    token, mirrors = BearerToken(provider, origin=M[1]), MirrorList(LIST)
+    token, mirrors = BearerToken(provider, within=M[1]), MirrorList(LIST)
     plugins = [mirrors, token] if swapped else [token, mirrors]
     mine, ours = {"download": (plugins, []), "context": ([], plugins), "both": (plugins[:1], plugins[1:])}[form]
     mem = MemDriver()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -114,13 +115,13 @@ class Engine:
                 failure.belongs_to(
                     transfer.download.url, transfer.request.url, transfer.history, transfer.download.attachment
                 )
+                failure.__cause__ = failure.__context__ = failure.__traceback__ = None
             self._hooks.done(transfer, result or self._published or failure)
             if transfer.payload is not None:  # its body holds what the driver had open, and so may hold our task
                 transfer.payload = replace(transfer.payload, body=_spent())
         if result is not None:
             return result
         assert failure is not None
-        failure.__cause__ = failure.__context__ = failure.__traceback__ = None
         return failure
 
     async def _attempts(self) -> Result:
@@ -190,13 +191,16 @@ class Engine:
         transfer._preparing = True
         try:
             await self._hooks.prepare(transfer)
+        except DownloadError:
+            with suppress(PolicyError):  # what is told is why it failed
+                transfer._request = transfer._aimed(transfer.request)
+            raise
         finally:
             transfer._preparing = False
-        request = transfer.request
-        if request is transfer._base:
+        if transfer.request is transfer._base:
             return
-        transfer._request = transfer._aimed(request)
-        transfer._check_aim(transfer._request.url)
+        transfer._request = transfer._aimed(transfer.request)
+        transfer._check_aim(transfer.request.url)
 
     async def _attempt(self) -> Result:
         """Open, receive, validate, publish; where continuing or asking by a version went wrong, once more from 0."""
@@ -282,7 +286,8 @@ class Engine:
         transfer, pipeline, info, size = self._transfer, self._pipeline, payload.info, self._kept.size
         limit = transfer.settings.max_size
         end = size if self._kept.part is None else self._kept.part.stop
-        limit_of_speed = transfer.low_speed
+        # An answer of several sources has an eye on each of them: its own blocks wait for the slowest.
+        limit_of_speed = transfer.low_speed if len(info.sources) < 2 else None
         body = payload.body if limit_of_speed is None else Paced(payload.body, limit_of_speed, info.url)
         try:
             since = time.monotonic()
@@ -343,7 +348,9 @@ class Engine:
 
     def _record(self, error: DownloadError) -> None:
         """Enter the failed attempt in the history; the exception itself holds on to nothing."""
-        transfer, source = self._transfer, self._transfer.request.url
+        transfer = self._transfer
+        sources = () if transfer.payload is None else transfer.payload.info.sources
+        source = sources[0] if len(sources) == 1 else transfer.request.url
         error.__cause__ = error.__context__ = error.__traceback__ = None
         error.source = error.source or source
         transfer._enter(error, source)

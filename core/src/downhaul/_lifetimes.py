@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from ._errors import DownloadError
@@ -54,7 +55,11 @@ class Lifetimes:
 
     async def _live(self, plugin: object, entered: asyncio.Future[None]) -> None:
         try:
-            async with plugin.open(self._context()):  # type: ignore[attr-defined]
+            life = plugin.open(self._context())  # type: ignore[attr-defined]
+            if isinstance(life, nullcontext):  # nothing to be left
+                entered.set_result(None)
+                return
+            async with life:
                 entered.set_result(None)
                 await self._end.wait()
         except (Exception, asyncio.CancelledError) as reason:

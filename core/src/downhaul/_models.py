@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -117,20 +117,32 @@ class Credentials:
         """Tell whether *url* may see them."""
         return self.origin == origin(url) if self.path == "/" else covers(f"{self.origin}{self.path}", url)
 
-    def hide(self, text: str) -> str:
-        """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***."""
+    def hide(self, text: str, *, names: bool = True) -> str:
+        """Return *text* (a server's, which may repeat what it was sent) with every secret of these replaced by ***.
+
+        Without *names* that of the user stays: in a challenge it may be that of a scope ("repository:elmer/app:pull").
+        """
         secrets = [value for _, value in (*self.headers, *self.parameters, *self.form)]
         for name, value in (*self.headers, *self.parameters, *self.form):
-            words = value.split()
-            secrets += words[1:] if name.lower() == "authorization" else words  # its first word names the scheme
+            # Behind the scheme stands a token, or parameters that a challenge has, too (realm="…", of Digest).
+            secrets += _told(value.partition(" ")[2]) if name.lower().endswith("authorization") else value.split()
         if self.user is not None:
             pair = f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")
             basic = b2a_base64(pair, newline=False).decode()  # as it is sent (RFC 7617)
-            secrets += (self.user.password, self.user.name, basic)
+            secrets += (self.user.password, basic, *((self.user.name,) if names else ()))
         for secret in sorted(secrets, key=len, reverse=True):
             if len(secret) > 3:  # shorter ones stand in every sentence
                 text = text.replace(secret, "***")
         return text
+
+
+def _told(credentials: str) -> list[str]:
+    """Return *credentials* of an Authorization, and what they say where they are those of Basic (RFC 7617)."""
+    try:
+        name, _, password = a2b_base64(credentials, strict_mode=True).decode().partition(":")
+    except ValueError:
+        return [credentials]
+    return [credentials, f"{name}:{password}", password]
 
 
 @dataclass(frozen=True, slots=True)

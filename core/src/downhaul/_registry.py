@@ -156,12 +156,12 @@ class Hooks:
             failure = self.failed("fetch", reason)
         raise failure
 
-    def fetch_plain(self, transfer: Transfer, asker: object) -> AbstractAsyncContextManager[Payload]:
-        """Return the first answer of the plugins other than *asker*, without wrappers."""
+    def fetch_plain(self, transfer: Transfer, askers: Sequence[object]) -> AbstractAsyncContextManager[Payload]:
+        """Return the first answer of the plugins other than *askers*, without wrappers."""
         failure: PluginError
         try:
             for impl in self._impls["fetch"]:
-                if impl.plugin != asker and not impl.wrapper:
+                if impl.plugin not in askers and not impl.wrapper:
                     answer = _call(impl, {"transfer": transfer})
                     if answer is not None:
                         return self._answer(answer)

@@ -73,9 +73,13 @@ class Shared:
         self.running.add(task)
         try:
             return await work
+        except asyncio.CancelledError as cancelled:
+            reasons = cancelled.args
         finally:
             self.running.discard(task)
             del task  # it holds the error, whose traceback holds this frame
+        # Anew: the frames on its way, those of client libraries too, hold what was sent.
+        raise asyncio.CancelledError(*reasons)
 
     async def aclose(self, closer: asyncio.Task[Any] | None = None) -> None:
         """Cancel what runs, save *closer*, then close everything, the youngest first."""

@@ -83,6 +83,7 @@ class Transfer:
         self._hooks = hooks
         self._pipeline = pipeline
         self._state: dict[object, Any] = {}
+        self._askers: tuple[object, ...] = ()  # of `open`, the last one last
         self._base = _base_request(download, settings, parent, verb, part)
         self._request = self._base
         self._preparing = False
@@ -156,8 +157,8 @@ class Transfer:
     def note(self, error: DownloadError, source: str) -> None:
         """Enter in `history` what failed at the URL *source*, and was made good within this attempt."""
         told = error.copy()
-        told.source = told.source or source
-        self._enter(told, source)
+        told.source = told.source or split_userinfo(source)[0]
+        self._enter(told, split_userinfo(source)[0])
 
     @property
     def received(self) -> int:
@@ -223,13 +224,14 @@ class Transfer:
     def open(self, plugin: object, request: Request) -> AbstractAsyncContextManager[Payload]:
         """Return the answer to another request of this transfer: a range, a stat, a cache's miss.
 
-        The other plugins' plain `fetch` hooks and the drivers are asked, without wrappers, without retries and without
-        *plugin*. Raises PluginError inside of what a driver opened: there a slot is held.
+        The other plugins' plain `fetch` hooks and the drivers are asked, without wrappers, without retries, without
+        *plugin* and without those that opened what it answers for. Raises PluginError inside of what a driver opened:
+        there a slot is held.
         """
         refuse_in_driver("transfer.open")
         view = Transfer.__new__(Transfer)
-        view.__dict__.update(self.__dict__, _request=request, payload=None)
-        return self._hooks.fetch_plain(view, plugin)
+        view.__dict__.update(self.__dict__, _request=request, payload=None, _askers=(*self._askers, plugin))
+        return self._hooks.fetch_plain(view, view._askers)
 
     def settings_for(self, request: Request) -> Settings:
         """Return what a driver may know when it opens *request*: nothing secret where the origin is not ours."""

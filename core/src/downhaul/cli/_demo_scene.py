@@ -135,7 +135,7 @@ class Scene:
         ]
         context = Context(
             # A server on loopback need not be given time to recover.
-            plugins=[*lists, BearerToken(token, origin=self.origin.url), Retries(base=0.1), plugin],
+            plugins=[*lists, BearerToken(token, within=self.origin.url), Retries(base=0.1), plugin],
             connections_per_origin=connections,
         )
         return context

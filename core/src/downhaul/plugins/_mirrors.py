@@ -1,168 +1,185 @@
-"""Mirror lists: where else a file can be had, and the next place to ask when one fails."""
+"""What mirror plugins have in common: aiming, moving on, and remembering how each mirror did."""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from downhaul import (
-    BufferWriter,
-    Check,
-    Download,
+    AccessDenied,
+    LowSpeed,
+    NotFound,
     Plugin,
+    PolicyError,
     PreparationError,
+    Result,
     Retry,
-    SizeMismatch,
-    Validation,
+    UnsupportedScheme,
     hookimpl,
-    origin,
     show,
 )
 
+from ._choice import Adaptive, Choice
+from ._probing import first_of, probe
+from ._standing import kept, scores_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from downhaul import Block, DownloadError, Transfer
+    from downhaul import Context, DownloadError, Transfer
 
-_LIST_SIZE: Final = 1024 * 1024  # bytes
-_MIRRORS: Final = 1000
+    from ._mirror import Mirror
+    from ._scores import Scores
+
+_OFFERED: Final = 8
+_GONE: Final = (NotFound, PolicyError, UnsupportedScheme)
+"""Errors that a mirror would answer with again, whenever it is asked for the file."""
 
 
-@dataclass(frozen=True, repr=False)
-class MirrorList(Plugin):
-    """Asks the mirrors of a list for the file, in the order of the list; the next one when one fails, however it does.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Mirrors(Plugin):
+    """Base class of mirror plugins: asks one source after another, whatever is wrong with the ones before.
 
-    *mirrors* are URLs, or the URL of a list of them: text with one on each line; blank lines and those that begin with
-    "#" do not count.
-
-    ``MirrorList(mirrors, replaces=prefix)`` is for a context: the mirrors are directories, and take the place of the
-    directory *prefix* in the URL of each download below it; a missing "/" at their end is added.
-    ``MirrorList(mirrors)`` is for a download: they are complete URLs of its file. ``MirrorList()`` is for a download
-    whose own URL is that of a list of such.
-
-    A list is fetched once per context, and again after *ttl* seconds.
+    A subclass has a method `sources`, and `locate` where what it returns are not URLs of the file. Which of them is
+    asked first is for *choice*, which learns from all downloads of a context. While another source is left, one that is
+    slower than *low_speed* is given up, unless the settings have a limit of their own; None: none is.
     """
 
-    mirrors: str | Iterable[str] | None = None
-    replaces: str | None = None
-    ttl: float | None = 3600.0
+    choice: Choice = field(default=Adaptive())
+    low_speed: LowSpeed | None = field(default=LowSpeed(30_000, 30))
 
-    def __post_init__(self) -> None:
-        if self.mirrors is not None and not isinstance(self.mirrors, str):
-            object.__setattr__(self, "mirrors", tuple(self.mirrors))
-            if not self.mirrors:
-                raise ValueError("MirrorList([…]) names one mirror at least")
-        for url in (self.mirrors,) if isinstance(self.mirrors, str) else self.mirrors or ():
-            Download(url)  # which refuses what is no URL
-        if self.replaces is not None and self.mirrors is None:
-            raise ValueError("MirrorList(replaces=…) needs the mirrors, or the URL of the list, too")
-        if self.replaces is not None:
-            if not _is_url(self.replaces) or not {"?", "#"}.isdisjoint(self.replaces):
-                raise ValueError(
-                    "MirrorList(replaces=…) is the beginning of URLs, such as https://dl.example.org/pub/;"
-                    f" not {show(self.replaces)!r}"
-                )
-            scheme, _, rest = self.replaces.partition("://")
-            host, slash, path = rest.partition("/")
-            # Whatever userinfo a download's URL has, `transfer.url` has none.
-            prefix = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-            object.__setattr__(self, "replaces", _directory(prefix))
+    @abstractmethod
+    async def sources(self, transfer: Transfer) -> Sequence[Mirror]:
+        """Return where the file of *transfer* can be had; nothing where that is not our business.
 
-    def __repr__(self) -> str:
-        given = {name: value for name, value in vars(self).items() if isinstance(value, str | tuple)}
-        shown = {name: show(url) if isinstance(url, str) else [*map(show, url)] for name, url in given.items()}
-        return f"MirrorList({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        It is asked before every attempt: what costs time is for ``transfer.context.once``. It may also say what the
+        file must be, by ``transfer.require``.
+        """
+
+    def locate(self, mirror: Mirror, transfer: Transfer) -> str:  # noqa: ARG002
+        """Return the URL of the file at *mirror*: its own, unless a subclass makes one."""
+        return mirror.url
+
+    def open(self, context: Context) -> AbstractAsyncContextManager[None]:
+        """Keep what is learned from one run to the next, where the choice has a place for it."""
+        return nullcontext() if self.choice.path is None else kept(self.choice, context)
 
     @hookimpl
     async def prepare(self, transfer: Transfer) -> None:
-        """Aim at the mirror whose turn it is."""
-        url = transfer.url
-        if self.replaces is not None and not url.startswith(self.replaces):
+        """Aim at the source whose turn it is, and tell of the others."""
+        mirrors = await self.sources(transfer)
+        if not mirrors:
             return
+        scores = await scores_of(self.choice, transfer.context)
+        if self.choice.probe:
+            transfer.offer(self.locate(mirror, transfer) for mirror in first_of(mirrors, self.choice.probe))
+            await probe(self, transfer, self.choice)
         turn = transfer.state(self, _Turn)
-        if turn.round != transfer.round:
-            turn.round, turn.index = transfer.round, 0
-        if isinstance(self.mirrors, tuple):
-            lines: Sequence[str] = self.mirrors
-        else:
-            list_url = cast("str | None", self.mirrors) or url
-            lines = await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
-        turn.sources = [self._source(line, url) for line in lines]
-        turn.index = min(turn.index, len(lines) - 1)  # a list that was fetched again may be shorter
-        transfer.request = replace(transfer.request, url=turn.sources[turn.index])
+        mirror = turn.aim(transfer, mirrors, self.choice, scores)
+        transfer.request = replace(transfer.request, url=self.locate(mirror, transfer))
+        transfer.offer(self.locate(other, transfer) for other in turn.others[:_OFFERED])
+        if turn.others and transfer.settings.low_speed is None:
+            transfer.low_speed = self.low_speed
 
     @hookimpl
-    async def error(self, transfer: Transfer, error: DownloadError) -> Retry | None:  # noqa: ARG002
-        """Move on to the next mirror, if there is one: only here, so another plugin's Retry means this mirror again."""
-        turn = transfer.state(self, _Turn)
-        if turn.index + 1 >= len(turn.sources):
-            return None
-        turn.index += 1
-        return Retry()
+    async def error(self, transfer: Transfer, error: DownloadError) -> Retry | None:
+        """Move on to the next source, if there is one: only here, so another plugin's Retry means this one again."""
+        return Retry() if transfer.state(self, _Turn).failed(transfer, error) else None
 
-    def _source(self, line: str, url: str) -> str:
-        return line if self.replaces is None else _directory(line) + url.removeprefix(self.replaces)
+    @hookimpl
+    def done(self, transfer: Transfer, outcome: Result | DownloadError | None) -> None:
+        """Credit the source that delivered."""
+        transfer.state(self, _Turn).ended(transfer, delivered=isinstance(outcome, Result))
 
-    async def _load(self, transfer: Transfer, list_url: str) -> Sequence[str]:
-        writer = BufferWriter()
-        download = transfer.nested(self, list_url, writer)
-        await download.clone(validations=(_AtMost(_LIST_SIZE),)).run()
-        text = writer.content().decode("utf-8-sig", "replace")
-        lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
-        mirrors = [line for line in dict.fromkeys(lines) if _is_url(line)][:_MIRRORS]
-        if not mirrors:
-            raise PreparationError(f"the mirror list {show(list_url)} names no URL")
-        return mirrors
+    def __repr__(self) -> str:
+        shown = []
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value != each.default:
+                shown.append(f"{each.name}={_shown(value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: object) -> str:
+    """Return the repr of *value*, without what may be secret in URLs, and in the arguments of a function."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if callable(value):
+        return f"<{getattr(value, '__name__', type(value).__name__)}>"
+    return repr(show(value) if isinstance(value, str) else value)
 
 
 @dataclass
 class _Turn:
-    """Which mirror is asked in this round of one transfer."""
+    """Whose turn it is in one transfer, who is left behind it, and what will not be asked again.
 
-    round: int = 1
-    index: int = 0
-    sources: Sequence[str] = field(default_factory=list)
+    `tried` is for the round, `gone` for good; both hold the URLs of mirrors. `told` counts the entries of the history
+    that the scores know of.
+    """
 
+    mirror: Mirror | None = None
+    others: Sequence[Mirror] = ()
+    round: int = 0
+    tried: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    scores: Scores | None = None
+    before: int = 0
+    told: int = 0
 
-@dataclass(frozen=True)
-class _AtMost(Validation):
-    """The bytes are no more than *size*."""
+    def aim(self, transfer: Transfer, mirrors: Sequence[Mirror], choice: Choice, scores: Scores) -> Mirror:
+        """Stay with the mirror that is being asked, unless it has failed; else take the first by *choice*."""
+        if self.round != transfer.round:
+            self.round = transfer.round
+            self.tried.clear()
+        self.before = transfer.received
+        left = [mirror for mirror in mirrors if mirror.url not in self.tried and mirror.url not in self.gone]
+        if self.mirror in left:
+            self.others = [mirror for mirror in left if mirror != self.mirror]
+            return self.mirror
+        self._leave()
+        self.mirror, *self.others = choice.order(left, scores, len(self.tried | self.gone)) or mirrors[:1]
+        self.scores = scores
+        scores.take(self.mirror.url)
+        return self.mirror
 
-    size: int
+    def failed(self, transfer: Transfer, error: DownloadError) -> bool:
+        """Take note that the mirror has failed for this file; tell whether another one is left."""
+        self._tell(transfer, len(transfer.history) - 1)
+        self.told = len(transfer.history)
+        if self.mirror is None or self.scores is None:
+            return False
+        final = isinstance(error, _GONE) or (isinstance(error, AccessDenied) and error.code == 403)
+        (self.gone if final else self.tried).add(self.mirror.url)
+        if not isinstance(error, PreparationError):  # which is of what was needed first
+            self.scores.failed(self.mirror.url, error, max(0, transfer.received - self.before), transfer.seconds)
+        self._leave()
+        return bool(self.others)
 
-    def check(self) -> Check:
-        return _Counter(self.size)
+    def ended(self, transfer: Transfer, *, delivered: bool) -> None:
+        """Take note that the download is over."""
+        self._tell(transfer, len(transfer.history))
+        if delivered and self.mirror is not None and self.scores is not None and self._delivered(transfer):
+            self.scores.succeeded(self.mirror.url, max(0, transfer.received - self.before), transfer.seconds)
+        self._leave()
 
+    def _delivered(self, transfer: Transfer) -> bool:
+        """Tell whether the mirror that was aimed at is the one that delivered, and not others in its place."""
+        sources = () if transfer.payload is None else transfer.payload.info.sources
+        return sources in {(), (transfer.request.url,)}
 
-class _Counter:
-    def __init__(self, most: int) -> None:
-        self._left = most
+    def _tell(self, transfer: Transfer, end: int) -> None:
+        """Count what failed within an attempt, and was made good there; the failed attempts are counted by `failed`."""
+        if self.scores is not None:
+            for attempt in transfer.history[self.told : end]:
+                if attempt.repaired_by is None:
+                    self.scores.failed(attempt.source, attempt.error, 0, 0.0)
+        self.told = max(self.told, end)
 
-    def update(self, block: Block) -> None:
-        self._left -= len(block)
-        self.finish()
-
-    def finish(self) -> None:
-        if self._left < 0:
-            raise _TooLong("a mirror list of more than 1 MiB")
-
-
-class _TooLong(SizeMismatch):
-    """The list would be as long the next time."""
-
-    transient = False
-
-
-def _directory(url: str) -> str:
-    """Return *url* with a "/" at its end, so that what is put behind it can be no part of a host; a query may go on."""
-    return url if url.endswith("/") or "?" in url else f"{url}/"
-
-
-def _is_url(line: str) -> bool:
-    if not line.isprintable() or " " in line:
-        return False
-    try:
-        return "://" in line and "//" in origin(line)
-    except ValueError:
-        return False
+    def _leave(self) -> None:
+        if self.mirror is not None and self.scores is not None:
+            self.scores.leave(self.mirror.url)
+        self.mirror = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from downhaul_fallback import Fallback
@@ -62,7 +62,7 @@ class Web(Driver):
         yield Payload(Info(request.url, size=len(self.files[request.url]), proof="length"), body())
 
 
-def index(*mirrors: str, sha256: str | None = None) -> dict[str, object]:
+def index(*mirrors: str, sha256: str | None = None) -> dict[str, Any]:
     """Return an index with *mirrors*, the last of them to be asked first."""
     digest = sha256 or hashlib.sha256(PACKAGE).hexdigest()
     return {
@@ -93,6 +93,40 @@ def test_every_failure_moves_on_in_order_of_priority() -> None:
     assert {failed.repaired_by for failed in result.history} == {"Fallback"}
 
 
+def test_a_mirror_without_the_file_is_not_asked_for_it_again() -> None:
+    """What has not the file will not have it in the next round: only those are asked again that may."""
+    web = Web(index(MIRROR, CORRUPT))
+    del web.files[f"{MIRROR}pkg.rpm"], web.files[f"{HOME}pkg.rpm"]
+    with (
+        Context(drivers={"https": web}, plugins=[Fallback(), Retries(base=0)], retries=1) as context,
+        pytest.raises(SourcesExhausted),
+    ):
+        context.download(f"{HOME}pkg.rpm", BufferWriter())()
+    assert web.asked.count(f"{CORRUPT}pkg.rpm") == 2
+    assert web.asked.count(f"{MIRROR}pkg.rpm") == web.asked.count(f"{HOME}pkg.rpm") == 1
+
+
+def test_mirrors_of_one_priority_are_learned_about() -> None:
+    """Of equal mirrors the one that has failed is not asked first again: the choice knows, for all downloads."""
+    listed = index(DEAD, MIRROR)
+    for mirror in listed["mirrors"]:
+        mirror["priority"] = 1
+    web = Web(listed)
+    with Context(drivers={"https": web}, plugins=[Fallback()], retries=0) as context:
+        for _ in range(3):
+            assert context.download(f"{HOME}pkg.rpm", BufferWriter())().source == f"{MIRROR}pkg.rpm"
+    assert web.asked.count(f"{DEAD}pkg.rpm") == 1
+
+
+def test_names_that_are_encoded() -> None:
+    """A name in a URL may be encoded: the index knows it as it is, and mirrors are asked for it as it was."""
+    listed = index(MIRROR)
+    listed["files"]["a b?.rpm"] = listed["files"]["pkg.rpm"]
+    web = Web(listed)
+    web.files[f"{MIRROR}a%20b%3F.rpm"] = PACKAGE
+    assert fetch(web, name="a%20b%3F.rpm").source == f"{MIRROR}a%20b%3F.rpm"
+
+
 def test_its_own_server_is_the_last_resort() -> None:
     """When no mirror is left, the file comes from the server that the download names."""
     assert fetch(Web(index(DEAD))).source == f"{HOME}pkg.rpm"
@@ -107,14 +141,14 @@ def test_the_digest_holds_for_everybody() -> None:
 
 def test_a_new_round_begins_with_the_first_mirror() -> None:
     """After the last source of a round failed, the next one goes through the mirrors again."""
-    web = Web(index(MIRROR, CORRUPT))
-    del web.files[f"{MIRROR}pkg.rpm"], web.files[f"{HOME}pkg.rpm"]
+    web = Web(index(CORRUPT, DEAD))
+    web.files[f"{HOME}pkg.rpm"] = web.files[f"{CORRUPT}pkg.rpm"]
     with (
         Context(drivers={"https": web}, plugins=[Fallback(), Retries(base=0)], retries=1) as context,
         pytest.raises(SourcesExhausted),
     ):
         context.download(f"{HOME}pkg.rpm", BufferWriter())()
-    once = [f"{CORRUPT}pkg.rpm", f"{MIRROR}pkg.rpm", f"{HOME}pkg.rpm"]
+    once = [f"{DEAD}pkg.rpm", f"{CORRUPT}pkg.rpm", f"{HOME}pkg.rpm"]
     assert web.asked == [f"{HOME}mirrors.json", *once, *once]
 
 

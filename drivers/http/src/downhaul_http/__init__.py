@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ._digest_auth import DigestAuth
 from ._driver import HttpDriver
 from ._options import HttpOptions
 
-__all__ = ["HttpDriver", "HttpOptions"]
+__all__ = ["DigestAuth", "HttpDriver", "HttpOptions"]

@@ -22,6 +22,7 @@ from downhaul import (
 )
 
 from ._dates import retry_after
+from ._echoes import Echoes
 from ._failures import wants_credentials
 from ._fields import Fields, text
 from ._ranges import ContentRange, content_range, disagreement
@@ -50,8 +51,8 @@ class Answer:
     http2: bool
 
 
-def read_head(request: Request, response: httpx.Response) -> Answer:
-    """Return what *response* to *request* delivers.
+def read_head(request: Request, response: httpx.Response, proxy: str = "") -> Answer:
+    """Return what *response* to *request*, by way of the URL of a *proxy* or "", delivers.
 
     Raises Redirected for a redirect, RedirectError for one that leads nowhere, RangeRefused for a part that is not
     the one asked for, StatusError for a refusal, ProxyError where it is the proxy's, ProtocolError.
@@ -63,7 +64,7 @@ def read_head(request: Request, response: httpx.Response) -> Answer:
     fields.check_budget()
     status = response.status_code
     if not 200 <= status < 300:
-        return _not_modified(request, response, fields)
+        return _not_modified(request, response, fields, proxy)
     length = fields.content_length()
     if status == HTTPStatus.PARTIAL_CONTENT:
         return _part(request, fields, length, protocol)
@@ -126,9 +127,9 @@ def _range_of(request: Request, fields: Fields) -> ContentRange:
     return found
 
 
-def _not_modified(request: Request, response: httpx.Response, fields: Fields) -> Answer:
+def _not_modified(request: Request, response: httpx.Response, fields: Fields, proxy: str) -> Answer:
     if response.status_code != HTTPStatus.NOT_MODIFIED or request.unless is None:
-        raise _refusal(request, response, fields)
+        raise _refusal(request, response, fields, proxy)
     unless = request.unless
     check_unchanged(unless, version_of(fields, None, time.time()))
     info = Info(
@@ -137,8 +138,9 @@ def _not_modified(request: Request, response: httpx.Response, fields: Fields) ->
     return Answer(info, 0, has_body=False, http2=False)
 
 
-def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exception:
-    status, reason = response.status_code, _reason(request, response)
+def _refusal(request: Request, response: httpx.Response, fields: Fields, proxy: str) -> Exception:
+    echoes = Echoes(request, response, proxy)
+    status, reason = response.status_code, _reason(response, echoes)
     said = f"{status} {reason}".rstrip()
     if status < 200:
         return ProtocolError(f"the server answers {said}, which nobody asked for")
@@ -157,27 +159,19 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields) -> Exce
         return wants_credentials(said)
     kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
     wait = retry_after(fields.single(b"retry-after"), fields.single(b"date"), time.time())
+    headers = Headers((name, echoes.hidden_in_field(name, value)) for name, value in fields.headers().items())
     asks = "" if wait is None else f" and asks to wait {wait:.0f} s"
-    return kind(f"the server answers {said}{asks}", status, reason, wait, _headers(request, fields))
+    return kind(f"the server answers {said}{asks}", status, reason, wait, headers)
 
 
-def _reason(request: Request, response: httpx.Response) -> str:
+def _reason(response: httpx.Response, echoes: Echoes) -> str:
     phrase: bytes | None = response.extensions.get("reason_phrase")
     if phrase is not None:
-        told = text(phrase)
-        return (told if request.entitled is None else request.entitled.hide(told))[:200]
+        return echoes.hidden(text(phrase))[:200]
     try:
         return HTTPStatus(response.status_code).phrase
     except ValueError:
         return ""
-
-
-def _headers(request: Request, fields: Fields) -> Headers:
-    """Return the header fields of a refusal, which may repeat what was sent."""
-    headers = fields.headers()
-    if request.entitled is None:
-        return headers
-    return Headers((name, request.entitled.hide(value)) for name, value in headers.items())
 
 
 def _location(value: bytes) -> str:

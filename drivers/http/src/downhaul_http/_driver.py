@@ -73,7 +73,7 @@ class HttpDriver(Driver):
         try:
             response = await exchange(sender, client_request(request, url, sender.defaults), timeout)
             try:
-                answer = read_head(request, response)
+                answer = read_head(request, response, settings.proxy_for(request.url))
             except Exception:
                 clean = await settle(response, has_body=_may_have_body(request, response))
                 raise

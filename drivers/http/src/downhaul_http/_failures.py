@@ -113,9 +113,11 @@ _REMEDIES: Final = {
 def _unanswered(reasons: list[BaseException], *, http2: bool) -> FetchError:
     reason, root = reasons[0], _root(reasons)
     if isinstance(reason, httpx.ProxyError):
-        if str(reason).startswith("407"):
-            return wants_credentials(_text(reason))
-        error = ProxyError(f"the proxy refused: {_text(reason)}")
+        # Of what it says, the code alone is told: its phrase may repeat what it was sent.
+        code = str(reason)[:3]
+        if code == "407":
+            return wants_credentials(code)
+        error = ProxyError(f"the proxy refused: {code if code.isdigit() else _text(reason)}")
         error.transient = str(reason)[:3] in _PASSING
         return error
     if isinstance(root, socket.gaierror):

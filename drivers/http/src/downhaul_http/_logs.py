@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _guarded: Final[ContextVar[bool]] = ContextVar("downhaul_http_guarded", default=False)
 
 _CLIENT: Final = "httpx"
+_ARGUMENTS: Final = 5  # of its line for a request: method, URL, version, status, and the reason phrase
 _TRANSPORT: Final = ("connection", "http11", "http2", "proxy", "socks")
 _COMPRESSION: Final = ("hpack.hpack", "hpack.table")
 
@@ -49,7 +50,11 @@ class _Guard(logging.Filter):
             return True
         if record.name == _CLIENT:
             if isinstance(record.args, tuple):
-                record.args = tuple(_shown(each) for each in record.args)
+                # The last is the server's own phrase for the status, which may repeat what it was sent.
+                record.args = (
+                    *map(_shown, record.args[:-1]),
+                    "" if len(record.args) == _ARGUMENTS else record.args[-1],
+                )
             return True
         if record.name in _COMPRESSION:
             return False

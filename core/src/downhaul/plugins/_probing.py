@@ -1,0 +1,63 @@
+"""Probing: how soon the first mirrors of a list answer, before one of them is chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from downhaul import DownloadError, TimeoutExceeded, show
+
+from ._standing import scores_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from downhaul import Request, Transfer
+
+    from ._choice import Choice
+    from ._mirror import Mirror
+    from ._scores import Scores
+
+_PATIENCE: Final = 2.0  # seconds; who takes longer is asked last
+_GOOD_FOR: Final = 3600.0  # seconds
+
+
+def first_of(mirrors: Sequence[Mirror], number: int) -> Sequence[Mirror]:
+    """Return the first *number* of *mirrors*, by priority."""
+    return sorted(mirrors, key=lambda mirror: mirror.priority)[:number]
+
+
+async def probe(plugin: object, transfer: Transfer, choice: Choice) -> None:
+    """Ask all the alternatives of *transfer* at once for the head of the file.
+
+    That is done once per context for the same hosts, and again after an hour. An answer of whatever status counts.
+    """
+    key = "probed", frozenset(request.origin for request in transfer.alternatives)
+    await transfer.context.once(choice, key, partial(_ask_all, plugin, transfer, choice), ttl=_GOOD_FOR)
+
+
+async def _ask_all(plugin: object, transfer: Transfer, choice: Choice) -> bool:
+    scores = await scores_of(choice, transfer.context)
+    async with asyncio.TaskGroup() as group:
+        for request in transfer.alternatives:
+            group.create_task(_ask(plugin, transfer, request, scores))
+    return True
+
+
+async def _ask(plugin: object, transfer: Transfer, request: Request, scores: Scores) -> None:
+    since = time.monotonic()
+    try:
+        async with asyncio.timeout(_PATIENCE), transfer.open(plugin, replace(request, verb="stat", unless=None)):
+            pass
+    except TimeoutError:
+        failure: DownloadError = TimeoutExceeded(f"{show(request.url)} did not answer within {_PATIENCE} s", "head")
+    except DownloadError as error:
+        failure = error
+    else:
+        scores.probed(request.url, time.monotonic() - since)
+        return
+    scores.failed(request.url, failure, 0, 0.0)
+    transfer.note(failure, request.url)
