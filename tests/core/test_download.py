@@ -397,7 +397,7 @@ def test_a_finished_download_holds_nothing(driver: MemDriver, context: Context) 
 
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(each, Attachment) for each in gc.get_objects())
+        return sum(type(each) is Attachment for each in gc.get_objects())
 
     for url in (URL, "mem://home/gone"):
         for _ in range(3):
