@@ -139,10 +139,11 @@ class Credentials:
 def _told(credentials: str) -> list[str]:
     """Return *credentials* of an Authorization, and what they say where they are those of Basic (RFC 7617)."""
     try:
-        name, _, password = a2b_base64(credentials, strict_mode=True).decode().partition(":")
+        plain = a2b_base64(credentials, strict_mode=True)
     except ValueError:
         return [credentials]
-    return [credentials, f"{name}:{password}", password]
+    pairs = {plain.decode("utf-8", "replace"), plain.decode("latin-1")}  # section 2.1: the one, or the other
+    return [credentials, *pairs, *(pair.partition(":")[2] for pair in pairs)]
 
 
 @dataclass(frozen=True, slots=True)
