@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.mem import MemDriver, Reply, context_of, until
+from tests.mem import MemDriver, Reply, context_of, names, until
 
 from downhaul import BufferWriter, Context, Download, LowSpeed, NotFound, Plugin, TimeoutExceeded, hookimpl
 from downhaul.plugins import Adaptive, BearerToken, Choice, InOrder, Mirror, MirrorList, Mirrors
@@ -61,7 +61,7 @@ async def test_a_mirror_that_fails_is_soon_asked_last():
 
 
 async def test_a_download_explores_once():
-    """Of a thousand mirrors all but one lack the file: who met that once is sent to the one that is known to have it."""
+    """Of a thousand mirrors all but one lack the file: who has met that once is sent to the one that has it."""
     mem = server(m1=Reply(BYTES))
     hosts = [f"mem://m{number}/" for number in range(1, 1001)]
     async with context_of(mem, MirrorList(hosts, replaces=PREFIX)) as context:
@@ -144,7 +144,7 @@ async def test_what_was_learned_is_kept_between_runs(tmp_path: Path):
             await fetch(context, number)
         assert not state.exists()
     assert "mem://m2" in state.read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["mirrors.json"]
+    assert names(tmp_path) == ["mirrors.json"]
     json.loads(state.read_text())
     mem.log.clear()
     async with context_of(mem, mirrors) as context:

@@ -79,7 +79,8 @@ async def test_bytes_are_kept_for_the_next_mirror():
 
 async def test_a_metalink_that_describes_the_file_is_read():
     """`rel=describedby` adds mirrors, size and pieces; the server's own digest has the first word."""
-    link = f'<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="x"><size>{len(BYTES)}</size><url>{M1}</url></file></metalink>'
+    file = f'<file name="x"><size>{len(BYTES)}</size><url>{M1}</url></file>'
+    link = f'<metalink xmlns="urn:ietf:params:xml:ns:metalink">{file}</metalink>'
     described = ("Link", '<pkg.rpm.meta4>; rel=describedby; type="application/metalink4+xml"')
     mem = server(described, DIGEST, m1=Reply(BYTES))
     mem.site("mem://home/pkg.rpm.meta4", Reply(link.encode()))
@@ -113,7 +114,7 @@ async def test_a_server_that_does_not_answer_a_stat_is_asked_for_the_file(error:
 
 
 async def test_links_of_a_redirect_count():
-    """A redirector names the mirrors in its redirect, and its digest goes before that of the mirror that it leads to."""
+    """A redirector names the mirrors in its redirect, and the digest; what the mirror says there does not count."""
     import httpx
     import respx
 

@@ -142,10 +142,12 @@ async def test_an_answer_is_good_for_its_time():
     for ttl, times in ((60, 1), (0, 3)):
         mem = MemDriver()
         mem.site("mem://one.example.net:80/pub/dir/file", Reply(b"bytes"))
-        async with name_server("10 0 80 one.example.net.", ttl=ttl) as server:
-            async with context_of(mem, SrvMirrors(PREFIX, nameserver=server.address)) as context:
-                for _ in range(3):
-                    await Download(URL, BufferWriter(), context=context).run()
+        async with (
+            name_server("10 0 80 one.example.net.", ttl=ttl) as server,
+            context_of(mem, SrvMirrors(PREFIX, nameserver=server.address)) as context,
+        ):
+            for _ in range(3):
+                await Download(URL, BufferWriter(), context=context).run()
         assert len(server.asked) == times
 
 
@@ -173,3 +175,31 @@ def test_weights_are_shares():
     assert by_weight(records)[0].priority == 0
     assert 0.70 < firsts.count(30) / 2000 < 0.80
     assert firsts.count(0) == 0
+
+
+@pytest.mark.parametrize("given", ["127.0.0.1", "127.0.0.1:5353", "::1", "[::1]:5353"])
+def test_what_is_a_name_server(given: str):
+    """An address of either family, with or without a port."""
+    assert SrvMirrors(PREFIX, nameserver=given).nameserver == given
+
+
+@pytest.mark.parametrize("given", ["", "localhost:53", "nonsense", "127.0.0.1:x", "127.0.0.1:99999", "[::1"])
+def test_what_is_no_name_server(given: str):
+    """A name would have to be resolved first; refused when the plugin is made."""
+    with pytest.raises(ValueError, match="nameserver"):
+        SrvMirrors(PREFIX, nameserver=given)
+
+
+async def test_targets_that_are_no_hosts_are_left_out():
+    """What would become more than a host in a URL, and the port 0, are passed over."""
+    mem = MemDriver()
+    mem.site("mem://one.example.net:80/pub/dir/file", Reply(b"bytes"))
+    records = (
+        "1 0 80 a/b.example.net.",
+        "2 0 80 u\\064h.example.net.",
+        "3 0 0 one.example.net.",
+        "4 0 80 one.example.net.",
+    )
+    async with name_server(*records) as server:
+        await run(mem, SrvMirrors(PREFIX, nameserver=server.address))
+    assert mem.urls == ["mem://one.example.net:80/pub/dir/file"]
