@@ -15,6 +15,8 @@ import trustme
 from tests.servers.ftp import FtpServer
 from tests.servers.http import http_server
 
+from downhaul.cli._names import file_names
+
 from .conftest import environment
 
 BODY = b"Heave away, haul away.\n" * 5000
@@ -367,3 +369,10 @@ def test_0_is_no_time_limit(downhaul, server) -> None:
     """As elsewhere on command lines."""
     arguments = ["--max-time", "0", "--connect-timeout", "0", "--read-timeout", "0"]
     assert downhaul("get", *arguments, server.url("/a")).code == 0
+
+
+def test_the_file_of_a_metalink_has_no_name_of_a_metalink():
+    """What is stored is the file, not the metalink: its name is that of the URL without the suffix."""
+    urls = ["https://host/pkg.rpm.meta4", "https://host/b.METALINK", "https://host/.meta4", "https://host/meta4"]
+    assert file_names(urls, described=True) == ["pkg.rpm", "b", ".meta4", "meta4"]
+    assert file_names(urls[:1]) == ["pkg.rpm.meta4"]

@@ -179,3 +179,16 @@ async def test_the_seconds_of_an_attempt_are_those_of_its_source():
     assert seen[0] == 0.0
     assert 0.09 < seen[1] < 0.29
     assert replace(LowSpeed(1, 1)) == LowSpeed(1, 1)
+
+
+async def test_a_source_that_does_not_begin_to_answer_is_given_up_too():
+    """The head counts: whoever says nothing within the seconds has sent fewer bytes than any; slots are free again."""
+    mem = MemDriver()
+    mem.site(HOME, Reply(BYTES, hang="open"))
+    mem.site(OTHER, Reply(BYTES))
+    async with context_of(mem, Mirrors((HOME, OTHER)), low_speed=LowSpeed(1, 0.1)) as context:
+        result = await Download(HOME, BufferWriter(), context=context).run()
+        assert context.connections_in_use == 0
+    assert [(each.source, each.error.phase) for each in result.history] == [(HOME, "low speed")]
+    assert "did not begin to answer within 0.1 s" in str(result.history[0].error)
+    assert mem.live == 0

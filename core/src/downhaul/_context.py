@@ -17,6 +17,7 @@ from ._drivers import DriverBook
 from ._errors import DownloadError
 from ._loops import Call, CleanUp, LoopThread, running_loop
 from ._models import Payload, Redirected
+from ._pace import in_time
 from ._pipeline import finished
 from ._shared import Shared
 from ._transfer import in_driver, refuse_in_driver
@@ -126,7 +127,8 @@ class Context:
                 in_driver.set(True)
                 since = time.monotonic()
                 try:
-                    async with driver.open(request, transfer.settings_for(request)) as payload:
+                    answer = driver.open(request, transfer.settings_for(request))
+                    async with in_time(answer, transfer.low_speed, request.url) as payload:
                         transfer.seconds += time.monotonic() - since
                         yield replace(payload, info=replace(payload.info, trail=trail)) if trail else payload
                     return

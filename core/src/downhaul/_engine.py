@@ -286,8 +286,8 @@ class Engine:
         transfer, pipeline, info, size = self._transfer, self._pipeline, payload.info, self._kept.size
         limit = transfer.settings.max_size
         end = size if self._kept.part is None else self._kept.part.stop
-        # An answer of several sources has an eye on each of them: its own blocks wait for the slowest.
-        limit_of_speed = transfer.low_speed if len(info.sources) < 2 else None
+        # Who names the sources of its answer has an eye on each of them: its own blocks wait for the slowest.
+        limit_of_speed = None if info.sources else transfer.low_speed
         body = payload.body if limit_of_speed is None else Paced(payload.body, limit_of_speed, info.url)
         try:
             since = time.monotonic()

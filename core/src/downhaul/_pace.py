@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from ._errors import TimeoutExceeded
@@ -11,9 +12,38 @@ from ._urls import show
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from types import TracebackType
 
-    from ._models import Block
+    from ._models import Block, Payload
     from ._settings import LowSpeed
+
+
+def in_time(
+    answer: AbstractAsyncContextManager[Payload], limit: LowSpeed | None, url: str
+) -> AbstractAsyncContextManager[Payload]:
+    """Return *answer*, the one to *url*, which raises TimeoutExceeded unless it begins within the time of *limit*."""
+    return answer if limit is None or not limit.size else _InTime(answer, limit, url)
+
+
+class _InTime(AbstractAsyncContextManager["Payload"]):
+    def __init__(self, answer: AbstractAsyncContextManager[Payload], limit: LowSpeed, url: str) -> None:
+        self._answer, self._limit, self._url = answer, limit, url
+
+    async def __aenter__(self) -> Payload:
+        window = asyncio.timeout(self._limit.seconds)
+        try:
+            async with window:
+                return await self._answer.__aenter__()
+        except TimeoutError:
+            if not window.expired():
+                raise
+            told = f"{show(self._url)} did not begin to answer within {self._limit.seconds} s"
+            raise TimeoutExceeded(told, "low speed") from None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._answer.__aexit__(kind, reason, trace)
 
 
 class Paced:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from downhaul import BufferWriter, Context, Download, Retries
-from downhaul.plugins import BearerToken, MirrorList
+from downhaul.plugins import BearerToken, InOrder, MirrorList
 
 from ._demo_servers import Faults, FtpServer, HttpServer, Site, Tokens
 
@@ -131,7 +131,9 @@ class Scene:
             return writer.content().decode()
 
         lists = [
-            MirrorList(f"{self.origin.url}lists/{name}", replaces=f"{self._home(name).url}{name}/") for name in _LISTED
+            # In order, whatever happens: every failure is to be seen, and counted.
+            MirrorList(f"{self.origin.url}lists/{name}", replaces=f"{self._home(name).url}{name}/", choice=InOrder())
+            for name in _LISTED
         ]
         context = Context(
             # A server on loopback need not be given time to recover.

@@ -82,7 +82,7 @@ def get(
         )
     with context:
         _check_urls(context, [*urls, *([mirrorlist] if mirrorlist is not None else [])])
-        names = [output] if output is not None else file_names(urls)
+        names = [output] if output is not None else file_names(urls, described="metalink" in plugins)
         if directory is not None and not Path(directory).is_dir():
             raise Failure(f"there is no directory {directory!r}; create it first", Code.FILE)
         with _usage_errors():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FTP_TYPE: Final = re.compile(r";type=[a-z]$", re.IGNORECASE)
+_METALINK: Final = re.compile(r"(?<=.)\.(meta4|metalink)$", re.IGNORECASE)
 _FORBIDDEN: Final = frozenset({"Cc", "Zl", "Zp"})  # control characters, line and paragraph separators
 
 
@@ -36,11 +37,16 @@ def file_name(url: str) -> str:
     return name
 
 
-def file_names(urls: Sequence[str]) -> list[str]:
-    """Return the names of the files at *urls*; raises click.UsageError also where two are the same."""
+def file_names(urls: Sequence[str], *, described: bool = False) -> list[str]:
+    """Return the names of the files at *urls*, or of those *described* by metalinks there.
+
+    Raises click.UsageError also where two are the same.
+    """
     owner: dict[str, str] = {}
     for url in urls:
         name = file_name(url)
+        if described:
+            name = _METALINK.sub("", name)
         if name in owner:
             raise click.UsageError(
                 f"{show(owner[name])} and {show(url)} both have the file name {plain(name)!r}; get them one by one"

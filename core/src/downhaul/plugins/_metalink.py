@@ -36,6 +36,14 @@ class Metalink(Mirrors):
     file: str | None = None
     ttl: float | None = 3600.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.file is not None and "/" in self.file:
+            raise ValueError(
+                f"Metalink(file) is the name of a file in the metalink, not {show(self.file)!r}; the metalink is what"
+                " the download's own URL names"
+            )
+
     async def sources(self, transfer: Transfer) -> Sequence[Mirror]:
         """Return the mirrors of the file, and require that it is the file."""
         url = transfer.url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,7 @@ from ._mirrors import Mirrors
 from ._text_list import read_text_list
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from downhaul import Transfer
 
@@ -46,6 +47,7 @@ class MirrorList(Mirrors):
     ttl: float | None = 3600.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mirrors is not None and not isinstance(self.mirrors, str) and not callable(self.mirrors):
             object.__setattr__(self, "mirrors", tuple(map(_mirror, self.mirrors)))
             if not self.mirrors:
@@ -80,6 +82,8 @@ class MirrorList(Mirrors):
         is_async = inspect.iscoroutinefunction(self.mirrors)
         answer = self.mirrors() if is_async else await asyncio.to_thread(self.mirrors)
         named = await answer if inspect.isawaitable(answer) else answer
+        if isinstance(named, str) or not isinstance(named, Iterable):
+            raise TypeError(f"the function of a MirrorList returns several mirrors, not {type(named).__name__}")
         mirrors = tuple(map(_mirror, named))
         if not mirrors:
             raise PreparationError("the function of a MirrorList names no mirror")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -23,16 +25,15 @@ from downhaul import (
 )
 
 from ._choice import Adaptive, Choice
+from ._mirror import Mirror
 from ._probing import first_of, probe
 from ._standing import kept, scores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from downhaul import Context, DownloadError, Transfer
 
-    from ._mirror import Mirror
     from ._scores import Scores
 
 _OFFERED: Final = 8
@@ -41,7 +42,7 @@ _GONE: Final = (NotFound, PolicyError, UnsupportedScheme)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Mirrors(Plugin):
+class Mirrors(Plugin, ABC):
     """Base class of mirror plugins: asks one source after another, whatever is wrong with the ones before.
 
     A subclass has a method `sources`, and `locate` where what it returns are not URLs of the file. Which of them is
@@ -51,6 +52,17 @@ class Mirrors(Plugin):
 
     choice: Choice = field(default=Adaptive())
     low_speed: LowSpeed | None = field(default=LowSpeed(30_000, 30))
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not inspect.iscoroutinefunction(cls.sources):
+            raise TypeError(f"{cls.__name__}.sources must be async def")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.choice, Choice):
+            raise TypeError(f"choice=… takes a Choice, such as Adaptive(); not {self.choice!r}")
+        if self.low_speed is not None and not isinstance(self.low_speed, LowSpeed):
+            raise TypeError(f"low_speed=… takes a LowSpeed, such as LowSpeed(30_000, 30); not {self.low_speed!r}")
 
     @abstractmethod
     async def sources(self, transfer: Transfer) -> Sequence[Mirror]:
@@ -74,6 +86,8 @@ class Mirrors(Plugin):
         mirrors = await self.sources(transfer)
         if not mirrors:
             return
+        if not isinstance(mirrors, Sequence) or not isinstance(mirrors[0], Mirror):
+            raise TypeError(f"{type(self).__name__}.sources returns a sequence of Mirror, not {type(mirrors).__name__}")
         scores = await scores_of(self.choice, transfer.context)
         if self.choice.probe:
             transfer.offer(self.locate(mirror, transfer) for mirror in first_of(mirrors, self.choice.probe))

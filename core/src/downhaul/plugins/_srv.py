@@ -43,6 +43,7 @@ class SrvMirrors(Mirrors):
     nameserver: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "replaces", as_prefix(self.replaces, "SrvMirrors"))
         if self.nameserver is not None:
             self._server()
