@@ -38,7 +38,7 @@ from downhaul import (
     Timeout,
     UnsupportedScheme,
 )
-from downhaul.plugins import BearerToken, MirrorList
+from downhaul.plugins import BearerToken, InOrder, MirrorList
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -503,7 +503,7 @@ def test_each_file_has_the_mirrors_for_itself() -> None:
             await exchange.respond(body="".join(f"{mirror.url()}\n" for mirror in mirrors).encode())
 
         home = stack.enter_context(http_server(listing))
-        plugin = MirrorList(home.url("/mirrors"), replaces="http://dl.invalid/")
+        plugin = MirrorList(home.url("/mirrors"), replaces="http://dl.invalid/", choice=InOrder())
         limits = Timeout(read=2.0)
         context = stack.enter_context(Context(plugins=[plugin], timeout=limits, retries=0))
         for name in "ab":

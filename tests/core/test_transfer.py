@@ -259,15 +259,24 @@ async def test_a_block_is_good_only_until_the_next_is_asked_for():
             assert b"".join([block async for block in stream]) == BYTES
 
 
-@pytest.mark.parametrize("module", ["_defaults", "plugins/_mirrors", "plugins/_tokens"])
-def test_what_comes_with_the_core_uses_exported_objects_only(module):
+CORE = Path(downhaul.__file__).parent
+
+
+PLUGINS = sorted(str(path.relative_to(CORE)) for path in CORE.glob("plugins/**/*.py"))
+
+
+@pytest.mark.parametrize("path", ["_defaults.py", *PLUGINS])
+def test_what_comes_with_the_core_uses_exported_objects_only(path):
     """“Nothing the core does by default could not have been written by a third party”."""
-    path = Path(downhaul.__file__).parent / f"{module}.py"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("downhaul")):
+    for node in ast.walk(ast.parse((CORE / path).read_text())):
+        if isinstance(node, ast.ImportFrom) and ((node.level and path == "_defaults.py") or node.module == "downhaul"):
             assert {alias.name for alias in node.names} <= set(downhaul.__all__)
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            assert not any(alias.name.startswith("downhaul._") for alias in node.names)
+            assert not (getattr(node, "module", None) or "").startswith("downhaul._")
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            assert ast.unparse(node.value) == "self"
+            assert ast.unparse(node.value) != "transfer"
+            assert ast.unparse(node.value) != "context"
 
 
 async def test_the_built_in_plugins_may_be_replaced_one_by_one(monkeypatch):

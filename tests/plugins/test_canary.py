@@ -12,22 +12,21 @@ import json
 import logging
 import os
 import pickle
+import re
 import signal
 import socket
 import ssl
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus, urlsplit
 
-import dns.message
-import dns.rrset
 import httpx
 import pytest
 import trustme
@@ -82,6 +81,7 @@ from downhaul_http import DigestAuth, HttpDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.servers.http import Exchange, HttpServer
 
@@ -117,6 +117,7 @@ class There:
     proxy: HttpServer = field(init=False)
     secure: HttpServer = field(init=False)
     ftp: FtpServer = field(init=False)
+    stalled: threading.Event = field(default_factory=threading.Event)
     dead: int = 0
     nameserver: str = ""
 
@@ -145,16 +146,21 @@ class There:
         mode = self.mode if page is None else self.aux
         wants = "" if page is not None else self.challenge
         scheme = wants.partition(" ")[0].lower()
+        if exchange.method == "CONNECT" and mode in {"success", "401"}:
+            mode = "407"
         if wants and (exchange.header("Authorization") or "").partition(" ")[0].lower() != scheme:
             await exchange.respond(401, b"", [("WWW-Authenticate", wants)])
         elif mode == "401":
             await exchange.respond(401, b"", [("WWW-Authenticate", 'Basic realm="r"')])
+        elif mode == "407":
+            await exchange.respond(407, b"", [("Proxy-Authenticate", 'Basic realm="r"')])
         elif mode == "404" or path == "/none":
             await exchange.respond(404)
         elif mode == "time-out":
+            self.stalled.set()
             await exchange.stall()
         elif mode == "repeats":
-            await self.repeat(exchange, body)
+            await self.repeat(exchange)
         elif mode == "garbage":
             await exchange.respond(200, f'{{"token": "{THEIRS} \\n", "access_token": "{THEIRS} \\n"}}'.encode())
         else:
@@ -173,8 +179,8 @@ class There:
             sent = PASSWORD.encode().decode("latin-1")  # byte for byte, as it came
             self.ftp.replies = {"PASS": f"530 {sent} is not the password of {USER}, {sent}."}
 
-    async def repeat(self, exchange: Exchange, body: bytes) -> None:
-        """Refuse, and repeat in the reason, in fields and in the body what was sent."""
+    async def repeat(self, exchange: Exchange) -> None:
+        """Refuse, and repeat in the reason and in fields what was sent."""
         sent = [value for name, value in exchange.headers if name.lower() in _SECRET_FIELDS]
         pairs = list(filter(None, map(_basic, sent)))
         told = " ".join([*sent, *pairs])
@@ -194,8 +200,23 @@ def readable(exchange: Exchange, body: bytes) -> str:
     texts = [exchange.method, exchange.target, unquote_plus(exchange.target), unquote_plus(body.decode())]
     for _, value in exchange.headers:
         texts += [value, _basic(value)]
-    certificate = exchange.writer.get_extra_info("peercert")
-    return " ".join([*texts, "with a certificate" if certificate else ""])
+        if value.startswith("Digest "):
+            texts.append(_digest(exchange.method, value))
+    if exchange.writer.get_extra_info("peercert"):
+        texts.append("with a certificate")
+    return " ".join(texts)
+
+
+def _digest(method: str, authorization: str) -> str:
+    """Return the password that an answer to `DIGEST` was made of, if it is ours (RFC 7616, section 3.4.1)."""
+    told = dict(re.findall(r'(\w+)="?([^",]+)', authorization))
+
+    def hashed(*parts: str) -> str:
+        return hashlib.sha256(":".join(parts).encode()).hexdigest()
+
+    secret, what = hashed(USER, "r", PASSWORD), hashed(method, told["uri"])
+    right = hashed(secret, "n", told["nc"], told["cnonce"], "auth", what)
+    return PASSWORD if told["response"] == right else "another password"
 
 
 def _basic(value: str) -> str:
@@ -218,6 +239,9 @@ def serve_names(there: There, sock: socket.socket) -> None:
             return
         if not question:
             return
+        import dns.message
+        import dns.rrset
+
         query = dns.message.from_wire(question)
         answer = dns.message.make_response(query)
         name = query.question[0].name
@@ -258,10 +282,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[There]:
 @pytest.fixture
 def there(running: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> There:
     """Begin anew."""
-    running.directory = tmp_path / "there"
-    running.directory.mkdir()
+    running.directory = tmp_path
     running.mode = running.aux = "success"
     running.challenge = ""
+    running.stalled = threading.Event()
     running.saw, running.pages, running.headers = [], {}, []
     running.ftp.files, running.ftp.users, running.ftp.replies = {"file": BYTES}, None, {}
     running.ftp.commands.clear()
@@ -327,6 +351,12 @@ def proxy(there: There) -> Scene:
     """The password of a proxy."""
     url = there.url("", USERINFO, at="proxy")
     return Scene("http://host.invalid/file", (USER, PASSWORD), {"proxy": url}, command=("--proxy", url))
+
+
+def tunnel(there: There) -> Scene:
+    """The same for https, where the proxy is asked for a tunnel, and has none."""
+    url = there.url("", USERINFO, at="proxy")
+    return Scene("https://host.invalid/file", (), {"proxy": url}, fails=True, command=("--proxy", url))
 
 
 def environment_proxy(there: There) -> Scene:
@@ -399,7 +429,7 @@ def basic(there: There, at: str = "home") -> Scene:
 def digest(there: There) -> Scene:
     """A password that is not sent, but a signature is."""
     there.challenge = DIGEST
-    return Scene(there.url(), (USER,), plugins=(DigestAuth(USER, PASSWORD),))
+    return Scene(there.url(), (USER, PASSWORD), plugins=(DigestAuth(USER, PASSWORD),))
 
 
 def netrc(there: There, at: str = "home") -> Scene:
@@ -425,6 +455,7 @@ def authorizer(there: There) -> Scene:
 
 def client_credentials(there: There, method: str = "client_secret_basic") -> Scene:
     """A client secret, which is sent for a token."""
+    pytest.importorskip("authlib", reason="authlib is not installed")
     there.challenge = "Bearer"
     token = there.url(f"{there.page(ISSUED)}?key={QUERY}")
     plugin = OAuth2ClientCredentials(token, "me", PASSWORD, scope="read", audience="files", auth_method=method)
@@ -433,6 +464,7 @@ def client_credentials(there: There, method: str = "client_secret_basic") -> Sce
 
 def refresh_token(there: There) -> Scene:
     """A refresh token, which is changed."""
+    pytest.importorskip("authlib", reason="authlib is not installed")
     there.challenge = "Bearer"
     token = there.url(there.page(ISSUED))
     plugin = OAuth2RefreshToken(token, TOKEN, "me", PASSWORD, keep=lambda token: None)
@@ -556,6 +588,7 @@ def linked(there: There) -> Scene:
 
 def srv(there: There) -> Scene:
     """A prefix with a user, and mirrors from the DNS."""
+    pytest.importorskip("dns", reason="dnspython is not installed")
     prefix = there.url("/pub/", USERINFO)
     plugin = SrvMirrors(prefix, nameserver=there.nameserver, choice=kept(there))
     return Scene(f"{prefix}file?sig={QUERY}", (QUERY,), plugins=(plugin,))
@@ -565,9 +598,8 @@ def circle(there: There) -> Scene:
     """Two lists, each of which is to be had from the mirrors in the other one."""
     one, two = there.url("/one/", USERINFO), there.url("/two/", USERINFO)
     first = MirrorList(f"{two}list?key={QUERY}", replaces=one)
-    return Scene(
-        f"{one}file?key={QUERY}", (), plugins=(first, MirrorList(f"{one}list?key={QUERY}", replaces=two)), fails=True
-    )
+    second = MirrorList(f"{one}list?key={QUERY}", replaces=two)
+    return Scene(f"{one}file?key={QUERY}", (), plugins=(first, second), fails=True)
 
 
 def at_ftp(build: Callable[..., Scene]) -> Callable[[There], Scene]:
@@ -581,6 +613,7 @@ SCENES: Final[dict[str, Callable[[There], Scene]]] = {
     "headers": headers,
     "query": query,
     "proxy": proxy,
+    "proxy of https": tunnel,
     "proxy of the environment": environment_proxy,
     "client key": client_key,
     "broken key": broken_key,
@@ -622,11 +655,18 @@ WITH_AUX: Final = frozenset({
 })  # fmt: skip
 """Scenes where something is fetched first: a list, or a token."""
 BY_COMMAND: Final = frozenset({
-    "userinfo", "user", "headers", "query", "proxy", "proxy of the environment", "client key", "Netrc", "redirect",
-    "MirrorList of a list", "Metalink", "userinfo by FTP", "user by FTP", "Netrc by FTP", "Metalink of FTP",
+    "userinfo", "user", "headers", "query", "proxy", "proxy of https", "proxy of the environment", "client key",
+    "Netrc", "redirect", "MirrorList of a list", "Metalink", "userinfo by FTP", "user by FTP", "Netrc by FTP",
+    "Metalink of FTP",
 })  # fmt: skip
 
 
+VARIANTS: Final = frozenset({
+    "BearerToken of a function", "tokens of a partial", "OAuth2ClientCredentials in the form", "broken key", "a circle",
+    "MirrorList of Mirrors", "MirrorList of a function", "RegistryToken that wants Basic", "proxy of the environment",
+    "BasicAuth by FTP", "Netrc by FTP", "user by FTP",
+})  # fmt: skip
+"""Scenes that differ from another one in what is configured, and hardly in what becomes of it."""
 WITH_URLS: Final = frozenset({
     "userinfo", "query", "proxy", "an Authorizer", "RegistryToken", "OAuth2ClientCredentials", "redirect",
     "MirrorList of a list", "MirrorList of prefixes", "Segments", "Metalink of FTP", "userinfo by FTP",
@@ -686,12 +726,14 @@ class Outcome:
     plugins: tuple[object, ...] = ()
     succeeds: bool = False
     cancelled: bool = False
+    total: bool = False
 
 
 OUTCOMES: Final[dict[str, Outcome]] = {
     "success": Outcome(succeeds=True),
     **{mode: Outcome(mode) for mode in ("401", "404", "refused", "time-out", "repeats")},
     "cancelled": Outcome("time-out", cancelled=True),
+    "time-out of all": Outcome("time-out", total=True),
     "wrong digest": Outcome(wrong_digest=True),
     **{f"a plugin fails in {hook}": Outcome(plugins=(Fails(hook),)) for hook in ("prepare", "fetch", "validate")},
     "a plugin fails in error": Outcome("404", plugins=(Fails("error"),)),
@@ -701,6 +743,7 @@ OUTCOMES: Final[dict[str, Outcome]] = {
         f"list or token: {mode}": Outcome(aux=mode)
         for mode in ("401", "404", "refused", "time-out", "repeats", "garbage")
     },
+    "list or token: cancelled": Outcome(aux="time-out", cancelled=True),
 }
 FORMS: Final = ("call", "run", "stream", "batch", "command", "command --json")
 
@@ -710,11 +753,14 @@ def cases() -> Iterator[tuple[str, str, str]]:
     for scene in SCENES:
         for outcome in OUTCOMES:
             turn = len(scene) + len(outcome)  # of no meaning, but the same tomorrow: tests/advisories.csv has names
-            if outcome.startswith("list or token") and scene not in WITH_AUX:
+            by_plugin, by_aux = outcome.startswith("a plugin"), outcome.startswith("list or token")
+            if (by_plugin and scene not in WITH_URLS) or (by_aux and scene not in WITH_AUX):
                 continue
-            if outcome.startswith("a plugin"):
-                if scene in WITH_URLS:
-                    yield scene, outcome, "call"
+            if scene in VARIANTS and outcome not in {"success", "401", "repeats"}:
+                continue
+            if by_plugin or (outcome == "time-out of all" and scene in WITH_URLS):
+                yield scene, outcome, "call"
+            if by_plugin or outcome == "time-out of all":
                 continue
             if outcome == "success":
                 yield scene, outcome, "call"
@@ -722,8 +768,8 @@ def cases() -> Iterator[tuple[str, str, str]]:
             if outcome in {"success", "wrong digest"}:
                 yield scene, outcome, "batch" if turn % 2 else "stream"
             else:
-                yield scene, outcome, "run" if turn % 2 or outcome == "cancelled" else "call"
-            if scene in BY_COMMAND and outcome != "cancelled":
+                yield scene, outcome, "run" if turn % 2 or OUTCOMES[outcome].cancelled else "call"
+            if scene in BY_COMMAND and outcome in {"success", "401", "repeats", "wrong digest"}:
                 yield scene, outcome, "command --json" if turn % 2 else "command"
 
 
@@ -733,9 +779,9 @@ OF_SETTINGS: Final = frozenset({"user", "headers", "proxy", "environment", "tls"
 
 
 def download(
-    form: str, scene: Scene, options: dict[str, Any], target: Path, seen: Seen, seconds: float | None = None
+    form: str, scene: Scene, options: dict[str, Any], target: Path, seen: Seen, end: threading.Event | None = None
 ) -> Result:
-    """Run the download of *scene* in a *form*; show all that is made for it. It is cancelled after *seconds*."""
+    """Run the download of *scene* in a *form*; show all that is made for it. It is cancelled at an *end*."""
     writer = None if form == "stream" else FileWriter(target)
     plugins = (*scene.plugins, *options.pop("plugins"))
     settings = {name: value for name, value in options.items() if name in OF_SETTINGS}
@@ -754,8 +800,14 @@ def download(
         async with Context(**shared) as context:
             seen.show("context", context)
             job.context = context
-            async with asyncio.timeout(seconds):
+            if end is None:
                 return await job.run()
+            async with asyncio.timeout(None) as clock:
+                stopping = asyncio.create_task(stop(clock, end))
+                try:
+                    return await job.run()
+                finally:
+                    await asyncio.wait((stopping,))
 
     if form == "run":
         return asyncio.run(work(), debug=True)
@@ -780,6 +832,12 @@ def download(
             return plan.result()
 
 
+async def stop(clock: asyncio.Timeout, end: threading.Event) -> None:
+    """Let the time of *clock* be up at the *end*, or soon after, where a server by FTP is silent."""
+    await asyncio.to_thread(end.wait, 0.2)
+    clock.reschedule(asyncio.get_running_loop().time())
+
+
 DRIVERS: Final[dict[str, Any]] = {"http": HttpDriver(), "https": HttpDriver(), "ftp": FtpDriver()}
 
 
@@ -790,7 +848,7 @@ def command(form: str, scene: Scene, outcome: Outcome, directory: Path) -> int:
     if outcome.wrong_digest:
         arguments += ["--checksum", f"sha256:{'0' * 64}"]
     if "time-out" in {outcome.mode, outcome.aux}:
-        arguments += ["--read-timeout", "0.2"]
+        arguments += ["--read-timeout", "0.1"]
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return run_command(arguments)
@@ -806,39 +864,35 @@ def run(name: str, what: str, form: str, there: There, monkeypatch: pytest.Monke
     scene = SCENES[name](there)
     for variable, value in scene.environment.items():
         monkeypatch.setenv(variable, value)
-    target = there.directory / "target"
-    target.mkdir()
-    temporary = there.directory / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    before = {*there.directory.rglob("*")}
+    monkeypatch.setattr(tempfile, "tempdir", str(there.directory))
+    before = {*there.directory.iterdir()}
     seen = Seen(scene.more, scene.told)
     witness = Witness(seen, there.directory)
     options: dict[str, Any] = {"retries": 1, **scene.options}
     if outcome.wrong_digest:
         options["digests"] = {"sha256": "0" * 64}
     if "time-out" in {outcome.mode, outcome.aux} and not outcome.cancelled:
-        options["timeout"] = Timeout(read=0.2)
+        options |= {"timeout": Timeout(total=0.15) if outcome.total else Timeout(read=0.1), "retries": 0}
     options["plugins"] = (witness, *outcome.plugins, Retries(base=0))
     result: object = None
     with seen.listening():
         if form.startswith("command"):
-            result = command(form, scene, outcome, target)
+            result = command(form, scene, outcome, there.directory)
         else:
             try:
-                result = download(form, scene, options, target / "file", seen, 0.3 if outcome.cancelled else None)
+                end = there.stalled if outcome.cancelled else None
+                result = download(form, scene, options, there.directory / "file", seen, end)
             except (DownloadError, TimeoutError) as error:
                 result = error
                 seen.take("what is raised", error)
             seen.take("result", result)
             assert {"done"} <= set(witness.events)
     assert witness.mistakes == []
-    assert {path.name for path in target.iterdir()} <= {"file"}
-    for path in sorted({*there.directory.rglob("*")} - before):
-        seen.add("name of a file", path)
-        if path.is_file():
-            seen.add(f"file {path.name}", path.read_bytes())
-            seen.add(f"attributes of {path.name}", os.listxattr(path))
+    left = {*there.directory.iterdir()} - before
+    assert {path.name for path in left} <= {"file", "scores.json"}
+    for path in left:
+        seen.add(f"content of {path.name}", path.read_bytes())
+        seen.add(f"attributes of {path.name}", os.listxattr(path))
     succeeded = isinstance(result, Result) or result == 0
     assert succeeded == (outcome.succeeds and not scene.fails), (result, seen.texts[-2:])
     if succeeded:
@@ -916,6 +970,17 @@ def test_what_is_refused_is_not_repeated(what: str) -> None:
         seen.add(what, f"{error} {error!r} {error.args} {getattr(error, '__notes__', ())}")
         error = error.__cause__ or error.__context__
     assert not seen.leaks(), seen.leaks()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_can_be_reported(what: str) -> None:
+    """Whoever reports errors with the locals of all frames gets the repr of objects that are half made: none fails."""
+    with pytest.raises((ValueError, TypeError, DownloadError)) as caught:
+        REFUSED[what]()
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert [
+        frame.name for frame in told.stack if frame.locals and "<local repr() failed>" in frame.locals.values()
+    ] == []
 
 
 @pytest.mark.parametrize(

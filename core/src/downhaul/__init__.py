@@ -46,7 +46,7 @@ from ._progress import Progress
 from ._settings import TLS, LowSpeed, Settings, Timeout, User
 from ._stream import Stream
 from ._transfer import Transfer
-from ._urls import below, covers, origin, show
+from ._urls import below, covers, origin, same_place, show
 from ._validations import Check, DigestValidation, PieceValidation, SizeValidation, Validation
 from ._writers import BufferWriter, FileWriter, Sink, Writer
 from .hookspecs import Plugin, hookimpl, hookspec
@@ -67,5 +67,5 @@ __all__ = [
     "Settings", "Sink", "SizeMismatch", "SizeValidation", "SourcesExhausted", "StatusError", "Stream",
     "StreamBroken", "TLSError", "Timeout", "TimeoutExceeded", "TooManyRequests", "Transfer", "Truncated",
     "UnsupportedScheme", "User", "Validation", "ValidationError", "Version", "WriteError", "Writer", "below", "covers",
-    "download", "hookimpl", "hookspec", "origin", "show",
+    "download", "hookimpl", "hookspec", "origin", "same_place", "show",
 ]  # fmt: skip

@@ -230,7 +230,8 @@ class Download:
         return nested
 
     def __repr__(self) -> str:
-        return f"Download({show(self.url)!r}, {self.writer!r})"
+        # What was refused half-way is shown, too, by whoever reports with locals.
+        return f"Download({show(getattr(self, 'url', ''))!r}, {getattr(self, 'writer', None)!r})"
 
 
 def download(

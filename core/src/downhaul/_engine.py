@@ -209,7 +209,9 @@ class Engine:
         try:
             return await self._deliver(request)
         except RangeRefused as error:
-            if request == whole:
+            # An answer that is put together may have been refused behind its start, too.
+            together = self._transfer.payload is not None and self._transfer.payload.info.sources
+            if request == whole and not together:
                 raise
             _log.info("%s: %s; starting again from 0", self._transfer, error)
         except ValidationError as error:

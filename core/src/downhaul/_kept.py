@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._errors import PolicyError, ProtocolError, RangeRefused, SizeMismatch
 from ._models import Headers
-from ._urls import place, show
+from ._urls import same_place, show
 from ._validations import DigestValidation, SizeValidation
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class Kept:
         self.check(info)
         joined, size, position, headers = False, info.size, self._pipeline.position, info.headers
         if position > self._first and info.start == request.offset == position:
-            if request.version is not None and place(self._answering) != place(info.url):
-                # An equal tag of another source is chance (RFC 9110, section 8.8.1).
+            if request.version is not None and not same_place(self._answering, info.url):
                 raise RangeRefused(f"{show(request.url)} leads to another source now, {show(info.url)}")
             if request.version is not None and info.version is not None and request.version.contradicts(info.version):
                 raise RangeRefused(f"{show(request.url)} has another version of the file now")

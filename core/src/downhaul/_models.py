@@ -6,7 +6,7 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, urlencode, urlsplit, urlunsplit
 
 from ._errors import PolicyError, RedirectError
 from ._settings import DEFAULTS, User
@@ -130,7 +130,8 @@ class Credentials:
             pair = f"{self.user.name}:{self.user.password}".encode(errors="surrogateescape")
             basic = b2a_base64(pair, newline=False).decode()  # as it is sent (RFC 7617)
             secrets += (self.user.password, basic, *((self.user.name,) if names else ()))
-        for secret in sorted(secrets, key=len, reverse=True):
+        secrets += [encoded for secret in secrets for encoded in (quote(secret, safe=""), quote_plus(secret))]
+        for secret in sorted(set(secrets), key=len, reverse=True):
             if len(secret) > 3:  # shorter ones stand in every sentence
                 text = text.replace(secret, "***")
         return text

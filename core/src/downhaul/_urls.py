@@ -14,8 +14,13 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}(?:[^\s\"'<>]|'(?![.,;:)\]}]*(?:[\s\"<>]|$)))+")
 _AUTHORITY: Final = re.compile(r"([^/?#@]*?//+|[A-Za-z][A-Za-z0-9+.-]*:/?|)([^/?#]*)(.*)", re.DOTALL)
 _HOST_AND_PORT: Final = re.compile(r"[^:]*(:\d*)?|\[[^]]*\](:\d*)?")
-_BETWEEN_SEGMENTS: Final = re.compile(r"/|\\|%2f|%5c", re.IGNORECASE)
-_DOTS: Final = re.compile(r"(?:\.|%2e){1,2}", re.IGNORECASE)
+_BETWEEN_SEGMENTS: Final = re.compile(r"[/\\;\0]")
+_OVERLONG: Final = re.compile(r"%(?:c0%ae|e0%80%ae|c0%af|e0%80%af)", re.IGNORECASE)
+_SIGNS: Final = re.compile(
+    r"(?i)x-(?:amz|goog)-.*|(?:google)?accessid|awsaccesskeyid|signature|sig|expires?|exp|policy|key-pair-id|token|hdnts?"
+    r"|se|sp|sr|st|sv|ske|sks|skt|skv|skoid|sktid|verify|auth(?:_key)?"
+)
+"""Names of query parameters that sign a URL, or say how long it is good: S3, GCS, CloudFront, Azure, and others."""
 _SHOWN: Final = 500
 _IN_SEGMENTS: Final = "/!$&'()*+,;=:@~"
 """What stands for itself in a path (RFC 3986, section 3.3), besides letters, digits, and what quote leaves alone."""
@@ -103,8 +108,10 @@ def covers(scope: str, url: str) -> bool:
     top = urlsplit(scope).path.rstrip("/")
     if not top:
         return True
-    path = urlsplit(url).path
-    if any(_DOTS.fullmatch(segment) for segment in _BETWEEN_SEGMENTS.split(path)):
+    path = plain = urlsplit(url).path
+    for _ in range(3):  # some servers decode more than once
+        plain = unquote(plain, errors="replace")
+    if not {".", ".."}.isdisjoint(_BETWEEN_SEGMENTS.split(plain)) or _OVERLONG.search(path):
         return False
     return path == top or path.startswith(f"{top}/")
 
@@ -122,9 +129,18 @@ def source_name(asked: str, answering: str) -> str:
 
 
 def place(url: str) -> str:
-    """Return *url* without its query, which may be a signature that is new each time."""
+    """Return *url* without what signs it or dates it in its query, which may be new each time."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(query="", fragment=""))
+    query = "&".join(each for each in parts.query.split("&") if not _SIGNS.fullmatch(each.partition("=")[0]))
+    return urlunsplit(parts._replace(query=query, fragment=""))
+
+
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two URLs name the same place, however each was signed: where a redirect leads may be new each time.
+
+    An equal entity tag of another place is chance (RFC 9110, section 8.8.1).
+    """
+    return one == other or place(one) == place(other)
 
 
 def split_userinfo(url: str) -> tuple[str, tuple[str, str] | None]:

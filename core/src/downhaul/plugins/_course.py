@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -18,14 +18,15 @@ from downhaul import (
     SizeMismatch,
     SizeValidation,
     Truncated,
+    same_place,
     show,
 )
 
 from ._sources import Pace, Sources
-from ._window import Segment, Window
+from ._window import Segment, closing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterator
 
     from downhaul import Block, Info, Request, Transfer, Version
 
@@ -44,13 +45,13 @@ class Course:
     Where it *mixes*, and something strong will judge the whole, all sources contribute.
     """
 
-    def __init__(self, plugin: object, transfer: Transfer, parallel: int, size: int, *, mixes: bool) -> None:
+    def __init__(self, plugin: object, transfer: Transfer, size: int, *, mixes: bool) -> None:
         request, validations = transfer.request, [each for each, _ in transfer.checks if each.enforced]
         # What was begun by a version goes on by it, at the source that named it.
         self._mixes = mixes and request.version is None and any(each.identifies for each in validations)
         others = [each for each in transfer.alternatives if each.url != request.url] if self._mixes else []
         self._sources = Sources((request, *others))
-        self._plugin, self._transfer, self._parallel = plugin, transfer, parallel
+        self._plugin, self._transfer = plugin, transfer
         pieces = [each for each in validations if isinstance(each, PieceValidation) and each.length <= _PIECE]
         self._pieces = max(pieces, key=lambda each: each.identifies, default=None)
         self._piece = 1 if self._pieces is None else self._pieces.length
@@ -62,12 +63,9 @@ class Course:
         self._info: Info | None = None
         self._opened = asyncio.Event()
         self._pace = Pace(transfer.low_speed)
-        self._window = Window(self._segments(request.offset), self._receive)
 
-    async def open(self) -> Info | None:
-        """Ask for the first segment; return what its head tells of the whole, or None: a plain request is due."""
-        first = self._window.begin()
-        assert first is not None
+    async def open(self, first: asyncio.Task[None]) -> Info | None:
+        """Return what the head of the *first* segment tells of the whole, or None: a plain request is due."""
         await self._opened.wait()
         if not self._url:
             try:
@@ -77,25 +75,19 @@ class Course:
                     raise
         return self._info
 
-    def blocks(self) -> AsyncIterator[Block]:
-        """Return the bytes of all segments, in order."""
-        return self._window.blocks(self._parallel)
-
-    async def aclose(self) -> None:
-        """End all that is under way."""
-        await self._window.aclose()
-
-    def _segments(self, start: int) -> Iterator[Segment]:
+    def segments(self) -> Iterator[Segment]:
+        """Yield one segment after another; how many there are shows in the head of the first."""
+        start = self._transfer.request.offset
         while start < self._end:
             stop = min(start - start % self._piece + self._step, self._end)
             yield Segment(start, stop, holds=self._pieces is not None)
             start = stop
 
-    async def _receive(self, segment: Segment) -> None:
+    async def receive(self, segment: Segment) -> None:
         """Receive *segment*, from one source after another."""
         failed: dict[Source, DownloadError] = {}
         try:
-            while (source := await self._sources.next(failed)) is not None:
+            while (source := await self._sources.next(segment, failed)) is not None:
                 try:
                     await self._receive_from(source, segment, failed)
                     return
@@ -138,62 +130,70 @@ class Course:
             else:
                 self._check(asked, payload.info)
             others = partial(self._sources.left, {*failed, source})
-            async with self._pace.watching(segment, source.url, others), _closing(payload.body) as body:
-                async for block in body:
-                    if len(block) > segment.left:
-                        if not is_first:
-                            await segment.put(block[: segment.left])
-                            break
-                        self._be_whole(source, segment, segment.position)
-                    self._pace.count(len(block))
-                    await segment.put(block)
+            with source.answering():
+                async with self._pace.watching(segment, source, others), closing(payload.body) as body:
+                    await self._fill(segment, source, body, is_first=is_first)
         if segment.flows and segment.received == asked.length and segment.left:
             raise RangeRefused(f"{show(source.url)} answers with a part, and does not say so")
         if segment.stop is not None and segment.left > 0:
             raise Truncated(f"{segment.left} bytes of those up to {segment.stop} are missing from {show(source.url)}")
 
+    async def _fill(self, segment: Segment, source: Source, body: AsyncIterator[Block], *, is_first: bool) -> None:
+        async for block in body:
+            if len(block) > segment.left:
+                if not is_first:
+                    await segment.put(block[: segment.left])
+                    return
+                self._be_whole(source, segment, segment.position)
+            self._pace.received += len(block)
+            await segment.put(block)
+
     def _begin(self, source: Source, segment: Segment, info: Info) -> None:
-        """Decide, by the head of the first answer, how the file is received."""
-        assert segment.stop is not None
+        """Hold the head of the first answer against what is known, and decide by it how the file is received."""
         if info.start not in {0, segment.position}:
             raise RangeRefused(f"{show(info.url)} answers from byte {info.start}, asked for {segment.position}")
         if self._size is not None and info.size not in {None, self._size}:
             raise SizeMismatch(f"{show(info.url)} has {info.size} bytes, expected {self._size}")
-        self._url, self._size = info.url, info.size
+        self._size = info.size
+        self._info = self._whole(source, segment, info)
+        self._url = info.url
         self._opened.set()
+
+    def _whole(self, source: Source, segment: Segment, info: Info) -> Info | None:
+        """Return what *info* makes of the whole, which *segment* is the first of, or None: a plain request is due."""
         if not info.resumable or info.start != segment.position:
-            self._info = replace(info, sources=(source.url,))
             self._be_whole(source, segment, info.start)
-            return
+            return replace(info, sources=(source.url,))
         if info.size is None:
-            return
+            return None
+        assert segment.stop is not None
         is_one = info.size <= segment.stop
         segment.stop, self._end = min(segment.stop, info.size), info.size
         headers = info.headers_of_whole().without(_OF_THE_PART)
         is_strong = info.version is not None and info.version.strong
         if is_one:
             self._sources.keep(source)  # then nothing is put together
-            self._info = replace(info, headers=headers, sources=(source.url,))
-        elif self._mixes and (len(self._sources) > 1 or not is_strong):
+            return replace(info, headers=headers, sources=(source.url,))
+        if self._mixes and (len(self._sources) > 1 or not is_strong):
             headers, urls = headers.without(_VALIDATORS), self._sources.urls
-            self._info = replace(info, headers=headers, version=None, sources=urls, proof="length")
-        elif is_strong:
-            self._mixes, self._version = False, info.version
-            self._info = replace(info, headers=headers, sources=(source.url,), proof="length")
-            if info.url != source.url:
-                with suppress(DownloadError):  # the next redirect may lead elsewhere
-                    self._sources.add(source.request.redirected(info.url))
+            return replace(info, headers=headers, version=None, sources=urls, proof="length")
+        if not is_strong:
+            return None
+        self._mixes, self._version = False, info.version
+        if info.url != source.url:
+            with suppress(DownloadError):  # the next redirect may lead elsewhere
+                self._sources.add(source.request.redirected(info.url))
+        return replace(info, headers=headers, sources=(source.url,), proof="length")
 
     def _be_whole(self, source: Source, segment: Segment, start: int) -> None:
         """Let *segment* go on to the end of the file: what *source* has begun to send is all that it knows to send."""
         self._end = 0
         self._sources.keep(source)
-        self._window.keep_first()
         segment.flow(start, self._size, self._step)
 
     def _check(self, asked: Request, info: Info) -> None:
         """Hold the head of another answer against the first one."""
-        if not self._mixes and _place(info.url) != _place(self._url):
+        if not self._mixes and not same_place(self._url, info.url):
             # An equal tag of another source is chance (RFC 9110, section 8.8.1).
             raise RangeRefused(f"{show(asked.url)} leads to another source now, {show(info.url)}")
         if self._version is not None and info.version is not None and self._version.contradicts(info.version):
@@ -211,23 +211,10 @@ class Course:
         good, error = await asyncio.to_thread(work) if len(segment.held) > _INLINE else work()
         segment.release(good)
         if error is not None:
-            raise error
-
-
-@asynccontextmanager
-async def _closing(body: AsyncIterator[Block]) -> AsyncGenerator[AsyncIterator[Block]]:
-    """Close *body* in the end, where it can be closed."""
-    try:
-        yield body
-    finally:
-        close = getattr(body, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def _place(url: str) -> str:
-    """Return *url* without its query, which may be a signature that is new each time."""
-    return url.partition("?")[0]
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
 
 
 def _judged(pieces: PieceValidation, start: int, held: bytearray, size: int) -> tuple[int, DigestMismatch | None]:

@@ -47,8 +47,14 @@ class LinkedMirrors(Mirrors):
         """Return the mirrors that the server names, and require the digest that it names."""
         url = transfer.url
         file = await transfer.context.once(self, url, partial(self._load, transfer, url), ttl=self.ttl)
+        transfer.state((LinkedMirrors, self), _Told).file = file
         require(transfer, file)
         return file.mirrors if any(each.identifies and each.enforced for each, _ in transfer.checks) else ()
+
+    def doubted(self, transfer: Transfer) -> None:
+        """Let the server be asked again: what it said may be of a file that was there before."""
+        file = transfer.state((LinkedMirrors, self), _Told).file
+        transfer.context.forget(self, transfer.url, stale=file)
 
     async def _load(self, transfer: Transfer, url: str) -> MetalinkFile:
         told = await self._ask(transfer, url)
@@ -59,7 +65,7 @@ class LinkedMirrors(Mirrors):
             digests = digests or dict(read_digests(headers))
             links = read_links(headers.get("Link", ""), source)
             mirrors += allowed(read_mirrors(links), source)
-            metalinks += described_by(links)
+            metalinks += (each.url for each in allowed(map(Mirror, described_by(links)), source))
         file = replace(_NOTHING, digests=tuple(digests.items()))
         if metalinks:
             file = await self._described(transfer, metalinks[0], file)
@@ -89,7 +95,7 @@ class LinkedMirrors(Mirrors):
         except (DownloadError, ValueError) as reason:
             _log.info("the metalink %s is left out: %s", show(url), reason)
             return file
-        mirrors = allowed(described.mirrors, source)
+        mirrors = allowed(described.mirrors, url)
         return replace(described, digests=file.digests or described.digests, mirrors=mirrors)
 
 
@@ -98,6 +104,7 @@ class _Told:
     """What a server said of the file, where it answered."""
 
     info: Info | None = None
+    file: MetalinkFile | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Metalink(Mirrors):
         """Return the mirrors of the file, and require that it is the file."""
         url = transfer.url
         file = await transfer.context.once(self, url, partial(self._load, transfer, url), ttl=self.ttl)
+        transfer.state((Metalink, self), _Described).file = file
         require(transfer, file)
         return file.mirrors
 
@@ -58,10 +59,15 @@ class Metalink(Mirrors):
         except ValueError as reason:
             raise PreparationError(f"{show(url)} is no metalink: {reason}") from None
         file = self._choose(files, url)
-        mirrors = allowed(file.mirrors, source)
+        mirrors = allowed(file.mirrors, url)
         if not mirrors:
             raise PreparationError(f"the metalink {show(url)} names no URL for the file")
         return MetalinkFile(file.name, file.size, file.digests, file.pieces, mirrors)
+
+    def doubted(self, transfer: Transfer) -> None:
+        """Let the metalink be fetched again: it may be of a file that was there before."""
+        file = transfer.state((Metalink, self), _Described).file
+        transfer.context.forget(self, transfer.url, stale=file)
 
     def _choose(self, files: Sequence[MetalinkFile], url: str) -> MetalinkFile:
         wanted = [file for file in files if self.file in {None, file.name}]
@@ -70,6 +76,13 @@ class Metalink(Mirrors):
         names = ", ".join(file.name or "one whose name is no file name" for file in files[:10]) or "none"
         which = "Metalink(file=…) says which one" if self.file is None else f"{self.file!r} is not one of them"
         raise PreparationError(f"the metalink {show(url)} has {len(files)} files: {names}; {which}")
+
+
+@dataclass
+class _Described:
+    """What a transfer was told of its file."""
+
+    file: MetalinkFile | None = None
 
 
 def require(transfer: Transfer, file: MetalinkFile) -> None:

@@ -39,7 +39,7 @@ class Mirror:
 
 
 def allowed(mirrors: Iterable[Mirror], named_by: str) -> tuple[Mirror, ...]:
-    """Return those of *mirrors* that whoever is at the URL *named_by* may name.
+    """Return those of *mirrors* that who is at the URL *named_by* may name: the one asked, not where it led.
 
     This machine, and what is on its own link, may only be named from there: else any list could have its services
     asked.
@@ -68,4 +68,5 @@ def is_url(text: str) -> bool:
 
 def directory(url: str) -> str:
     """Return *url* with a "/" at its end, so that what is put behind it can be no part of a host; a query may go on."""
+    url = url.partition("#")[0]
     return url if url.endswith("/") or "?" in url else f"{url}/"

@@ -91,7 +91,7 @@ class MirrorList(Mirrors):
 
     async def _load(self, transfer: Transfer, list_url: str) -> Sequence[Mirror]:
         content, source = await fetch_list(self, transfer, list_url)
-        mirrors = allowed(read_text_list(content, source), source)
+        mirrors = allowed(read_text_list(content, source), list_url)
         if not mirrors:
             raise PreparationError(f"the mirror list {show(list_url)} names no URL")
         return mirrors

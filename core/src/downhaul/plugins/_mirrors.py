@@ -20,6 +20,7 @@ from downhaul import (
     Result,
     Retry,
     UnsupportedScheme,
+    ValidationError,
     hookimpl,
     show,
 )
@@ -76,6 +77,9 @@ class Mirrors(Plugin, ABC):
         """Return the URL of the file at *mirror*: its own, unless a subclass makes one."""
         return mirror.url
 
+    def doubted(self, transfer: Transfer) -> None:
+        """The last of the sources failed by what the file must be: what says so, and is kept, may be out of date."""
+
     def open(self, context: Context) -> AbstractAsyncContextManager[None]:
         """Keep what is learned from one run to the next, where the choice has a place for it."""
         return nullcontext() if self.choice.path is None else kept(self.choice, context)
@@ -102,7 +106,11 @@ class Mirrors(Plugin, ABC):
     @hookimpl
     async def error(self, transfer: Transfer, error: DownloadError) -> Retry | None:
         """Move on to the next source, if there is one: only here, so another plugin's Retry means this one again."""
-        return Retry() if transfer.state(self, _Turn).failed(transfer, error) else None
+        if transfer.state(self, _Turn).failed(transfer, error):
+            return Retry()
+        if isinstance(error, ValidationError):
+            self.doubted(transfer)
+        return None
 
     @hookimpl
     def done(self, transfer: Transfer, outcome: Result | DownloadError | None) -> None:

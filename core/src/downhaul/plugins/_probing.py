@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from downhaul import DownloadError, TimeoutExceeded, show
+from downhaul import DownloadError, StatusError, TimeoutExceeded, show
 
 from ._standing import scores_of
 
@@ -54,10 +54,12 @@ async def _ask(plugin: object, transfer: Transfer, request: Request, scores: Sco
             pass
     except TimeoutError:
         failure: DownloadError = TimeoutExceeded(f"{show(request.url)} did not answer within {_PATIENCE} s", "head")
+    except StatusError:
+        scores.probed(request.url, time.monotonic() - since)  # it is there, whatever it says
+        return
     except DownloadError as error:
         failure = error
     else:
         scores.probed(request.url, time.monotonic() - since)
         return
     scores.failed(request.url, failure, 0, 0.0)
-    transfer.note(failure, request.url)

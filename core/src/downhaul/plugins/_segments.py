@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from downhaul import Payload, Plugin, hookimpl
 
 from ._course import Course
+from ._window import Window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -56,10 +57,11 @@ class Segments(Plugin):
     @asynccontextmanager
     async def _answer(self, transfer: Transfer, *, mixes: bool) -> AsyncGenerator[Payload]:
         request = transfer.request
-        async with aclosing(Course(self, transfer, self.parallel, self.size, mixes=mixes)) as course:
-            info = await course.open()
+        course = Course(self, transfer, self.size, mixes=mixes)
+        async with aclosing(Window(course.segments(), course.receive)) as window:
+            info = await course.open(window.begin())
             if info is not None:
-                yield Payload(info, course.blocks())
+                yield Payload(info, window.blocks(self.parallel))
                 return
         async with transfer.open(self, request) as payload:
             yield payload

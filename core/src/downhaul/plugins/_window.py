@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 
     from downhaul import Block
 
@@ -19,13 +20,15 @@ class Segment:
     """The bytes of a file from `position` up to `stop`: one task puts them in, one consumer takes them out.
 
     What is put in can be taken at once; of one that *holds*, it is `held` until it is released. `position` is that of
-    the first byte that is held, or is to be put in next; `received` counts all that was put in.
+    the first byte that is held, or is to be put in next; `received` counts all that was put in; `waited` is set where
+    that has to wait.
     """
 
     def __init__(self, position: int, stop: int, *, holds: bool) -> None:
         self.position = position
         self.stop: int | None = stop
         self.received = 0
+        self.waited = False
         self.held = bytearray() if holds else None
         self.task: asyncio.Task[None] | None = None
         self._room: int | None = None
@@ -37,6 +40,11 @@ class Segment:
     def flows(self) -> bool:
         """Whether it goes on as long as bytes come; the one that puts them in waits for the one that takes them."""
         return self._room is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be taken that nothing more is put in."""
+        return self._room is not None and self._waiting > self._room
 
     @property
     def left(self) -> int:
@@ -61,7 +69,8 @@ class Segment:
             self.held += block
             return
         self._add(block if type(block) is bytes else bytes(block))
-        while self._room is not None and self._waiting > self._room:
+        while self.is_full:
+            self.waited = True
             await self._change()
 
     def release(self, size: int) -> None:
@@ -111,22 +120,12 @@ class Window:
         self._segments: deque[Segment] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self) -> asyncio.Task[None] | None:
-        """Begin with the next segment, and return its task; None: there is no more."""
-        segment = next(self._coming, None)
-        if segment is None:
-            return None
-        task = segment.begin(self._receive(segment))
-        self._segments.append(segment)
-        self._tasks.add(task)
+    def begin(self) -> asyncio.Task[None]:
+        """Begin with the first segment, and return its task."""
+        self._fill(1)
+        task = self._segments[0].task
+        assert task is not None
         return task
-
-    def keep_first(self) -> None:
-        """Give up all segments but the first."""
-        while len(self._segments) > 1:
-            task = self._segments.pop().task
-            assert task is not None
-            task.cancel()
 
     async def blocks(self, parallel: int) -> AsyncIterator[Block]:
         """Yield the blocks of all segments in order, *parallel* of which are under way, or wait to be taken."""
@@ -134,15 +133,16 @@ class Window:
         while self._segments:
             segment = self._segments[0]
             while (block := await segment.take()) is not None:
+                if segment.flows:
+                    self._give_up_others()
                 yield block
-            del self._segments[0]
+            self._segments.popleft()
             if segment.task is not None:
                 self._tasks.discard(segment.task)
             self._fill(parallel)
 
     async def aclose(self) -> None:
         """Cancel all tasks, and wait for their end, cancelled or not: nobody else could free what they hold."""
-        self._segments.clear()
         cancelled = None
         for task in self._tasks:
             task.cancel()
@@ -153,11 +153,35 @@ class Window:
                 cancelled = reason
         for task in self._tasks:
             task.cancelled() or task.exception()  # which was told, or is of no interest any more
+        for segment in self._segments:
+            segment.task = None  # whose exception holds the segment, by its traceback
+        self._segments.clear()
         self._tasks.clear()
         if cancelled is not None:
             raise cancelled
 
     def _fill(self, parallel: int) -> None:
         while len(self._segments) < parallel and not any(each.has_failed for each in self._segments):
-            if self.begin() is None:
+            segment = next(self._coming, None)
+            if segment is None:
                 return
+            self._segments.append(segment)
+            self._tasks.add(segment.begin(self._receive(segment)))
+
+    def _give_up_others(self) -> None:
+        while len(self._segments) > 1:
+            segment = self._segments.pop()
+            assert segment.task is not None
+            segment.task.cancel()
+            segment.task = None
+
+
+@asynccontextmanager
+async def closing(body: AsyncIterator[Block]) -> AsyncGenerator[AsyncIterator[Block]]:
+    """Close *body* in the end, where it can be closed."""
+    try:
+        yield body
+    finally:
+        close = getattr(body, "aclose", None)
+        if close is not None:
+            await close()

@@ -134,14 +134,14 @@ def main() -> int | str:
     parser = ArgumentParser("downhaul_importer", description="Mirror a suite of a Debian repository.")
     parser.add_argument("target", type=Path, help="the directory of the mirror")
     parser.add_argument("suite", help="such as bookworm")
-    parser.add_argument("mirrors", nargs="+", help="URLs of the repository, asked in this order for each file")
+    parser.add_argument("mirrors", nargs="+", type=lambda url: f"{url.rstrip('/')}/", help="URLs, in order of asking")
     parser.add_argument("--section", action="append", help="such as main/binary-amd64, the default; may be repeated")
     given = parser.parse_args()
-    mirrors = [f"{url.rstrip('/')}/" for url in given.mirrors]
     indices = [f"{section}/Packages" for section in given.section or ["main/binary-amd64"]]
     try:
-        with downhaul.Context(plugins=[downhaul.plugins.MirrorList(mirrors, replaces=mirrors[0])]) as context:
-            return 0 if mirror(given.target, mirrors[0], Release(given.suite), indices, context) else 1
+        asked = downhaul.plugins.MirrorList(given.mirrors, given.mirrors[0], choice=downhaul.plugins.InOrder())
+        with downhaul.Context(plugins=[asked]) as context:
+            return 0 if mirror(given.target, given.mirrors[0], Release(given.suite), indices, context) else 1
     except (downhaul.DownloadError, OSError, ValueError, KeyError, EOFError, lzma.LZMAError) as error:
         return f"{type(error).__name__}: {getattr(error, 'source', '') or given.suite}: {error}"
 

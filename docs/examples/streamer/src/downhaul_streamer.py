@@ -26,7 +26,7 @@ INDICES = {  # the URL of an index, and in it what its names are relative to: ho
     r"(.*/)(In)?Release": r"(?m)^ (?P<digest>[0-9a-f]{64}|[0-9a-f]{128}) +\d+ (?P<name>\S+)$",
     r"(.*/)dists/.+/binary-[^/]+/.+": r"(?m)^Filename: (?P<name>\S+)$(\n.+)*?\nSHA256: (?P<digest>[0-9a-f]{64})$",
 }
-FAULTS = downhaul.ConnectError, downhaul.DigestMismatch, downhaul.ServerError, downhaul.TimeoutExceeded
+IN_ORDER = downhaul.plugins.InOrder()
 
 
 def spelt(url: str) -> str:
@@ -70,7 +70,7 @@ class Proxy(downhaul.Plugin):
             download = download.clone(writer=self.tee, plugins=[self], settings=downhaul.Settings(max_size=64 * 2**20))
         if url in self.known:
             mirrors = sorted(self.failed, key=lambda each: monotonic() - self.failed[each] < 300)
-            plugins = [self, downhaul.plugins.MirrorList(mirrors, replaces=self.origin)]
+            plugins = [self, downhaul.plugins.MirrorList(mirrors, replaces=self.origin, choice=IN_ORDER)]
             download = download.clone(digests=dict([self.known[url]]), plugins=plugins)
         return Relay(download, join=2**20)
 
@@ -86,7 +86,7 @@ class Proxy(downhaul.Plugin):
     @downhaul.hookimpl
     async def error(self, transfer: downhaul.Transfer, error: downhaul.DownloadError) -> None:
         """Have a mirror that is out of order or sent wrong bytes asked last, for five minutes."""
-        if isinstance(error, FAULTS):
+        if error.transient:
             self.failed |= {each: monotonic() for each in self.failed if transfer.request.url.startswith(each)}
 
 
