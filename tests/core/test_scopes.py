@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downhaul import Credentials, RedirectError, Request, User, covers
+from downhaul import Credentials, RedirectError, Request, User, covers, same_place
 
 HOME = "https://host/team-a/"
 
@@ -114,3 +114,33 @@ def test_secrets_of_credentials_are_not_shown():
     shown = repr(Credentials("https://host", (("A", "s3cret"),), (("k", "s3cret"),), User("n", "s3cret"), path="/a/"))
     assert "s3cret" not in shown
     assert "/a/" in shown
+
+
+@pytest.mark.parametrize("path", ["..;/b", "..%3b/b", "%252e%252e/b", "%25252e%25252e/b", "%c0%ae%c0%ae/b", "..%00/b"])
+def test_dots_in_disguise_are_covered_by_no_path(path: str):
+    """What some servers take for a way up is not below a scope."""
+    assert not covers(HOME, f"{HOME}{path}")
+    assert covers("https://host", f"{HOME}{path}")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://h/f?X-Amz-Signature=1&X-Amz-Date=2", "https://h/f?X-Amz-Signature=3&X-Amz-Date=4", True),
+        ("https://h/f?id=1&sig=a&se=1", "https://h/f?id=1&sig=b&se=2", True),
+        ("https://h/f?Expires=1&Signature=a&Key-Pair-Id=k", "https://h/f", True),
+        ("https://h/get?node=1", "https://h/get?node=2", False),
+        ("https://h/get?id=1&sig=a", "https://h/get?id=2&sig=a", False),
+        ("https://h/a?sig=1", "https://h/b?sig=1", False),
+    ],
+)
+def test_what_differs_in_its_signature_alone(one: str, other: str, same: bool):
+    """A query may be the name of the file: only what signs a URL, or dates it, may be another."""
+    assert same_place(one, other) is same
+
+
+@pytest.mark.parametrize("told", ["p@ss/w+ rd", "p%40ss%2Fw%2B%20rd", "p%40ss%2Fw%2B+rd"])
+def test_secrets_are_hidden_in_any_encoding(told: str):
+    """A server that repeats what was posted repeats it as it was sent."""
+    request = Request("https://host/").authorized(form=[("client_secret", "p@ss/w+ rd")])
+    assert request.credentials.hide(f"invalid: {told}!") == "invalid: ***!"

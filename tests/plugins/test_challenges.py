@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downhaul.plugins._challenges import Challenge, read_challenges
+from downhaul.plugins._parsing.challenges import Challenge, read_challenges
 
 SIZE = 1024 * 1024
 DOCKER = (

@@ -24,9 +24,9 @@ from downhaul import (
     TooManyRequests,
     Truncated,
 )
-from downhaul.plugins._choice import Adaptive, Choice, InOrder
 from downhaul.plugins._mirror import Mirror
-from downhaul.plugins._scores import Scores
+from downhaul.plugins._mirroring.choice import Adaptive, Choice, InOrder
+from downhaul.plugins._mirroring.scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -25,7 +25,7 @@ from downhaul import (
     hookimpl,
 )
 from downhaul.plugins import Authorizer, BasicAuth, BearerToken, Grant, HeaderToken, MirrorList, Scoped
-from downhaul.plugins._authority import checked_scope
+from downhaul.plugins._credentials.authority import checked_scope
 from downhaul.plugins._hosts import is_loopback
 
 HOME = "mem://home/file"

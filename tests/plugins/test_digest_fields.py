@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downhaul import DigestValidation, Headers
-from downhaul.plugins._digest_fields import SIZES, digest_of, read_digests, strongest
+from downhaul.plugins._parsing.digest_fields import SIZES, digest_of, read_digests, strongest
 
 CONTENT = b"the bytes of a file"
 HEX = {name: hashlib.new(name, CONTENT).hexdigest() for name in ("md5", "sha1", "sha256", "sha384", "sha512")}

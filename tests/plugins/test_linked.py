@@ -153,3 +153,42 @@ async def test_it_is_asked_once():
         for _ in range(3):
             await Download(URL, BufferWriter(), context=context).run()
     assert verbs(mem) == [("stat", URL), *[("get", M1)] * 3]
+
+
+async def test_mirrors_without_a_digest_are_left_out():
+    """RFC 6249, section 6: nothing would judge what they send; a digest of the download's own will do as well."""
+    mem = server(LINKS, m1=Reply(b"!" * len(BYTES)))
+    assert (await run(mem))[0].source == URL
+    mem = server(LINKS, m1=Reply(b"!" * len(BYTES)), m2=Reply(BYTES))
+    assert (await run(mem, digests={"sha256": hashlib.sha256(BYTES).hexdigest()}))[0].source == M2
+
+
+async def test_what_a_mirror_says_does_not_count():
+    """Where the server redirects to a mirror, the links of that one lead nowhere."""
+    mem = server(home=Reply(location=M1), m1=Reply(BYTES, headers=(LINKS, DIGEST)), m2=Reply(BYTES))
+    result, _ = await run(mem)
+    assert (result.source, M2 in mem.urls) == (M1, False)
+
+
+async def test_a_described_file_is_not_on_this_machine():
+    """A metalink that the header names, and what stands in it, may be on this machine only if the server is."""
+    link = '<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="x"><url>mem://localhost/x</url></file></metalink>'
+    for described in ("mem://127.0.0.1/x.meta4", "mem://home/x.meta4"):
+        told = ("Link", f'<{described}>; rel=describedby; type="application/metalink4+xml"')
+        mem = server(told, DIGEST)
+        mem.site(described, Reply(link.encode()))
+        assert (await run(mem))[0].source == URL
+        assert not {"mem://127.0.0.1/x.meta4", "mem://localhost/x"} & set(mem.urls)
+
+
+async def test_a_digest_that_is_out_of_date_is_asked_for_again():
+    """The file and its digest have changed: who finds that out fails, and the next one asks the server anew."""
+    new = BYTES[::-1]
+    renewed = f"SHA-256={base64.b64encode(hashlib.sha256(new).digest()).decode()}"
+    mem = server(DIGEST)
+    async with context_of(mem, LinkedMirrors(), retries=0) as context:
+        await Download(URL, BufferWriter(), context=context).run()
+        mem.site(URL, Reply(new, headers=(("Digest", renewed),)))
+        with pytest.raises(DigestMismatch):
+            await Download(URL, BufferWriter(), context=context).run()
+        await Download(URL, BufferWriter(), context=context).run()

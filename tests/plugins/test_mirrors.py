@@ -447,3 +447,35 @@ async def test_with_one_connection():
     async with context_of(mem, MirrorList(LIST), connections=1) as context:
         await asyncio.wait_for(asyncio.gather(*(run(context) for _ in range(10))), 10)
     assert mem.peak == 1
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "a.localhost.", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0",
+     "169.254.169.254", "[fe80::1]", "127\u30020\u30020\u30021", "127\uff0e0\uff0e0\uff0e1", "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", "\u24dbocalhost"],
+)  # fmt: skip
+async def test_this_machine_in_whatever_spelling(host: str):
+    """A list from elsewhere names it in vain; one that was asked for here may."""
+    mem = server(f"mem://{host}/file\nmem://m1/file\n", m1=Reply(BYTES))
+    mem.site("mem://127.0.0.1/list", Reply(f"mem://{host}/file\nmem://m1/file\n".encode()))
+    async with context_of(mem) as context:
+        assert (await run(context, plugins=[MirrorList(LIST)]))[0].attempts == 1
+        assert (await run(context, plugins=[MirrorList("mem://127.0.0.1/list")]))[0].attempts == 2
+
+
+async def test_a_list_that_redirects_to_this_machine_names_nothing_here():
+    """Who was asked counts, not where that led."""
+    mem = server("", m1=Reply(BYTES))
+    mem.site(LIST, Reply(location="mem://127.0.0.1/list"))
+    mem.site("mem://127.0.0.1/list", Reply(b"mem://127.0.0.1/file\nmem://m1/file\n"))
+    async with context_of(mem) as context:
+        assert (await run(context, plugins=[MirrorList(LIST)]))[0].source == "mem://m1/file"
+    assert "mem://127.0.0.1/file" not in mem.urls
+
+
+async def test_a_fragment_of_an_entry_is_no_part_of_the_directory():
+    """What is put behind it is a path."""
+    mem = server("mem://m1/pub#de\n")
+    mem.site("mem://m1/pub/dir/file", Reply(BYTES))
+    async with context_of(mem, MirrorList(LIST, replaces=PREFIX)) as context:
+        assert (await run(context))[0].source == "mem://m1/pub/dir/file"

@@ -18,7 +18,7 @@ from tests.servers.http import http_server
 
 from downhaul import BufferWriter, Context, Download, PreparationError, Retries, User
 from downhaul.plugins import BearerToken, Netrc
-from downhaul.plugins._netrc import _read
+from downhaul.plugins._credentials.netrc import _read
 
 ELMER = User("elmer", "s3cr3t")
 ENTRIES = """
@@ -219,7 +219,7 @@ async def test_a_file_at_home_that_others_may_read(file, monkeypatch):
 async def test_it_is_read_once(file, monkeypatch):
     """One read for all downloads of a context, and another one after a minute."""
     reads = []
-    monkeypatch.setattr("downhaul.plugins._netrc._read", lambda path: reads.append(path) or _read(path))
+    monkeypatch.setattr("downhaul.plugins._credentials.netrc._read", lambda path: reads.append(path) or _read(path))
     now = [0.0]
 
     class Clock:

@@ -203,7 +203,7 @@ async def test_when_a_token_is_renewed(expires, sent_for, monkeypatch):
 
     clock = Clock()
     monkeypatch.setattr("downhaul._once.time", clock)
-    monkeypatch.setattr("downhaul.plugins._oauth2.time", clock)
+    monkeypatch.setattr("downhaul.plugins._credentials.oauth2.time", clock)
     monkeypatch.setattr("authlib.oauth2.rfc6749.wrappers.time", clock)
     answer = {"expires_in": expires}
     with running(Service(answer, answer)) as service:

@@ -41,10 +41,10 @@ from downhaul import (
     WriteError,
     origin,
 )
-from downhaul.plugins._choice import Adaptive
 from downhaul.plugins._mirror import Mirror
-from downhaul.plugins._score import Score
-from downhaul.plugins._scores import Scores
+from downhaul.plugins._mirroring.choice import Adaptive
+from downhaul.plugins._mirroring.score import Score
+from downhaul.plugins._mirroring.scores import Scores
 
 if TYPE_CHECKING:
     from pathlib import Path

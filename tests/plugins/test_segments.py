@@ -44,7 +44,7 @@ from downhaul import (
     Version,
     hookimpl,
 )
-from downhaul.plugins._segments import Segments
+from downhaul.plugins._segmenting.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rrset
 import pytest
@@ -16,7 +17,7 @@ from tests.mem import MemDriver, Reply, context_of
 
 from downhaul import BufferWriter, Download, NameResolutionError, PreparationError
 from downhaul.plugins import SrvMirrors
-from downhaul.plugins._srv import by_weight
+from downhaul.plugins._mirroring.srv import by_weight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -203,3 +204,28 @@ async def test_targets_that_are_no_hosts_are_left_out():
     async with name_server(*records) as server:
         await run(mem, SrvMirrors(PREFIX, nameserver=server.address))
     assert mem.urls == ["mem://one.example.net:80/pub/dir/file"]
+
+
+async def test_this_machine_is_left_out_where_the_name_server_is_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """A record of another machine that names this one, or its link, is passed over."""
+
+    @dataclass
+    class Found(Record):
+        host: str
+
+        port = 80
+
+        @property
+        def target(self):
+            return dns.name.from_text(f"{self.host}.")
+
+    async def resolve(self, name):
+        return [
+            Found(place, 0, host) for place, host in enumerate(("localhost", "127.0.0.1", "169.254.1.1", "m"))
+        ], 60.0
+
+    monkeypatch.setattr(SrvMirrors, "_resolve", resolve)
+    mem = MemDriver()
+    mem.site("mem://m:80/pub/dir/file", Reply(b"bytes"))
+    await run(mem, SrvMirrors(PREFIX, nameserver="192.0.2.1"))
+    assert mem.urls == ["mem://m:80/pub/dir/file"]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from ._authority import Authorizer, Grant, Scoped
-from ._basic import BasicAuth
-from ._challenges import Challenge, read_challenges
-from ._choice import Adaptive, Choice, InOrder
-from ._linked import LinkedMirrors
-from ._lists import fetch_list
-from ._metalink import Metalink
-from ._metalink_reader import MetalinkFile, read_metalink
+from ._credentials.authority import Authorizer, Grant, Scoped
+from ._credentials.basic import BasicAuth
+from ._credentials.netrc import Netrc
+from ._credentials.oauth2 import OAuth2ClientCredentials, OAuth2RefreshToken
+from ._credentials.registry_token import RegistryToken
+from ._credentials.tokens import BearerToken, HeaderToken, Token
 from ._mirror import Mirror, allowed
-from ._mirror_list import MirrorList
-from ._mirrors import Mirrors
-from ._netrc import Netrc
-from ._oauth2 import OAuth2ClientCredentials, OAuth2RefreshToken
-from ._registry_token import RegistryToken
-from ._score import Score
-from ._scores import Scores
-from ._segments import Segments
-from ._srv import SrvMirrors
-from ._tokens import BearerToken, HeaderToken, Token
+from ._mirroring.choice import Adaptive, Choice, InOrder
+from ._mirroring.linked import LinkedMirrors
+from ._mirroring.lists import fetch_list
+from ._mirroring.metalink import Metalink
+from ._mirroring.mirror_list import MirrorList
+from ._mirroring.mirrors import Mirrors
+from ._mirroring.score import Score
+from ._mirroring.scores import Scores
+from ._mirroring.srv import SrvMirrors
+from ._parsing.challenges import Challenge, read_challenges
+from ._parsing.metalink_reader import MetalinkFile, read_metalink
+from ._segmenting.segments import Segments
 
 __all__ = [
     "Adaptive", "Authorizer", "BasicAuth", "BearerToken", "Challenge", "Choice", "Grant", "HeaderToken", "InOrder",

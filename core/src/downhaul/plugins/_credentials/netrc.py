@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from downhaul import Plugin, PreparationError, User, hookimpl
 
-from ._authority import home_of
+from .authority import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

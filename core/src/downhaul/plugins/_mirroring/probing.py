@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from downhaul import DownloadError, StatusError, TimeoutExceeded, show
 
-from ._standing import scores_of
+from .standing import scores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from downhaul import Request, Transfer
+    from downhaul.plugins._mirror import Mirror
 
-    from ._choice import Choice
-    from ._mirror import Mirror
-    from ._scores import Scores
+    from .choice import Choice
+    from .scores import Scores
 
 _PATIENCE: Final = 2.0  # seconds; who takes longer is asked last
 _GOOD_FOR: Final = 3600.0  # seconds

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ._fields import FieldReader, quoted
+from .fields import FieldReader, quoted
 
 _GAP: Final = re.compile(r"[ \t]++")
 _TOKEN68: Final = re.compile(r"([A-Za-z0-9._~+/-]++=*+)(?=[ \t]*+(?:,|\Z))")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from downhaul import origin
 
-from ._score import Score
+from .score import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

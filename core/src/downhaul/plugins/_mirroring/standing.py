@@ -6,14 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ._scores import Scores
+from .scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from downhaul import Context
 
-    from ._choice import Choice
+    from .choice import Choice
 
 
 async def scores_of(choice: Choice, context: Context) -> Scores:

@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from downhaul import DownloadError, Headers, Info, Plugin, Result, hookimpl, origin, show
+from downhaul.plugins._mirror import Mirror, allowed
+from downhaul.plugins._parsing.digest_fields import read_digests
+from downhaul.plugins._parsing.links import described_by, read_links, read_mirrors
+from downhaul.plugins._parsing.metalink_reader import MetalinkFile, read_metalink
 
-from ._digest_fields import read_digests
-from ._links import described_by, read_links, read_mirrors
-from ._lists import fetch_list
-from ._metalink import require
-from ._metalink_reader import MetalinkFile, read_metalink
-from ._mirror import Mirror, allowed
-from ._mirrors import Mirrors
+from .lists import fetch_list
+from .metalink import require
+from .mirrors import Mirrors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,18 +24,18 @@ from downhaul import (
     hookimpl,
     show,
 )
+from downhaul.plugins._mirror import Mirror
 
-from ._choice import Adaptive, Choice
-from ._mirror import Mirror
-from ._probing import first_of, probe
-from ._standing import kept, scores_of
+from .choice import Adaptive, Choice
+from .probing import first_of, probe
+from .standing import kept, scores_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from downhaul import Context, DownloadError, Transfer
 
-    from ._scores import Scores
+    from .scores import Scores
 
 _OFFERED: Final = 8
 _GONE: Final = (NotFound, PolicyError, UnsupportedScheme)

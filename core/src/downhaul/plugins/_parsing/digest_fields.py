@@ -6,7 +6,7 @@ import base64
 import re
 from typing import TYPE_CHECKING, Final
 
-from ._fields import FieldReader
+from .fields import FieldReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

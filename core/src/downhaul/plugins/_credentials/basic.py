@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from downhaul import User
 
-from ._authority import Authorizer, Grant
+from .authority import Authorizer, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

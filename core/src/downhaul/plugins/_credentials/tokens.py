@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from ._authority import Authorizer, Grant
+from .authority import Authorizer, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -22,15 +22,15 @@ from downhaul import (
     show,
 )
 
-from ._sources import Pace, Sources
-from ._window import Segment, closing
+from .sources import Pace, Sources
+from .window import Segment, closing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
 
     from downhaul import Block, Info, Request, Transfer, Version
 
-    from ._sources import Source
+    from .sources import Source
 
 _PIECE: Final = 16 * 1024 * 1024  # bytes; larger pieces are not held, but judged as they pass
 _INLINE: Final = 256 * 1024  # bytes that are hashed sooner here than in a thread

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from downhaul import Payload, Plugin, hookimpl
 
-from ._course import Course
-from ._window import Window
+from .course import Course
+from .window import Window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from downhaul import DownloadError, Request
 
-    from ._window import Segment
+    from .window import Segment
 
     _Others = Callable[[], Collection["Source"]]
 

@@ -8,19 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from downhaul import DigestValidation, PreparationError, SizeValidation, show
+from downhaul.plugins._mirror import allowed
+from downhaul.plugins._parsing.digest_fields import strongest
+from downhaul.plugins._parsing.metalink_reader import MetalinkFile, read_metalink
 
-from ._digest_fields import strongest
-from ._lists import fetch_list
-from ._metalink_reader import MetalinkFile, read_metalink
-from ._mirror import allowed
-from ._mirrors import Mirrors
+from .lists import fetch_list
+from .mirrors import Mirrors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from downhaul import Transfer
-
-    from ._mirror import Mirror
+    from downhaul.plugins._mirror import Mirror
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
 
 from downhaul import BufferWriter, PolicyError, PreparationError, Retry, Settings, User, covers, hookimpl, origin, show
+from downhaul.plugins._hosts import is_loopback
+from downhaul.plugins._parsing.challenges import read_challenges
 
-from ._authority import Authorizer, Grant, checked_scope, is_refused
-from ._basic import BasicAuth, check_user
-from ._challenges import read_challenges
-from ._hosts import is_loopback
-from ._tokens import Token, bearer
+from .authority import Authorizer, Grant, checked_scope, is_refused
+from .basic import BasicAuth, check_user
+from .tokens import Token, bearer
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

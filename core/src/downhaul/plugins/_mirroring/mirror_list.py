@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from downhaul import Download, PreparationError, show
+from downhaul.plugins._mirror import Mirror, allowed, directory, is_url
+from downhaul.plugins._parsing.text_list import read_text_list
 
-from ._lists import fetch_list
-from ._mirror import Mirror, allowed, directory, is_url
-from ._mirrors import Mirrors
-from ._text_list import read_text_list
+from .lists import fetch_list
+from .mirrors import Mirrors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -8,15 +8,16 @@ from math import inf, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ._scores import HALF_LIFE
+from .scores import HALF_LIFE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
-    from ._mirror import Mirror
-    from ._score import Score
-    from ._scores import Scores
+    from downhaul.plugins._mirror import Mirror
+
+    from .score import Score
+    from .scores import Scores
 
 _PAUSE: Final = 30.0
 """Seconds after a failure until a mirror is worth another try."""

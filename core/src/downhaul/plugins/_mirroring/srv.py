@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from downhaul import NameResolutionError, PluginError, PreparationError
+from downhaul.plugins._mirror import Mirror, allowed, directory
 
-from ._mirror import Mirror, allowed, directory
-from ._mirror_list import as_prefix
-from ._mirrors import Mirrors
+from .mirror_list import as_prefix
+from .mirrors import Mirrors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

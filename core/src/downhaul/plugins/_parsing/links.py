@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 from downhaul import Download, show
+from downhaul.plugins._mirror import Mirror, is_url
 
-from ._fields import FieldReader, country, number
-from ._mirror import Mirror, is_url
+from .fields import FieldReader, country, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,9 +6,10 @@ import re
 from itertools import islice
 from typing import Final
 
-from ._fields import country, number
-from ._links import WORST, target
-from ._mirror import Mirror
+from downhaul.plugins._mirror import Mirror
+
+from .fields import country, number
+from .links import WORST, target
 
 _MOST: Final = 1000
 _MOST_READ: Final = 10_000

@@ -22,17 +22,17 @@ from downhaul import (
     origin,
     show,
 )
+from downhaul.plugins._hosts import is_loopback
 
-from ._authority import Authorizer
-from ._hosts import is_loopback
-from ._tokens import Token, bearer
+from .authority import Authorizer
+from .tokens import Token, bearer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from downhaul import Transfer
 
-    from ._authority import Grant
+    from .authority import Grant
 
 _SIZE: Final = 1024 * 1024  # bytes
 _SHOWN: Final = 500

@@ -1,0 +1,1 @@
+"""Tokens, users and passwords: how they are had, and where they go."""

@@ -1,0 +1,1 @@
+"""Mirrors: where they are found, what is known of them, which one is next."""

@@ -1,0 +1,1 @@
+"""What servers and lists say, read: header fields, mirror lists, metalinks."""

@@ -1,0 +1,1 @@
+"""One large file from several sources at the same time."""
