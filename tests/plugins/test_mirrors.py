@@ -452,7 +452,8 @@ async def test_with_one_connection():
 @pytest.mark.parametrize(
     "host",
     ["localhost", "a.localhost.", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0",
-     "169.254.169.254", "[fe80::1]", "127\u30020\u30020\u30021", "127\uff0e0\uff0e0\uff0e1", "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", "\u24dbocalhost"],
+     "169.254.169.254", "[fe80::1]", "127\u30020\u30020\u30021", "127\uff0e0\uff0e0\uff0e1",
+     "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", "\u24dbocalhost"],
 )  # fmt: skip
 async def test_this_machine_in_whatever_spelling(host: str):
     """A list from elsewhere names it in vain; one that was asked for here may."""
