@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.mem import MemDriver, Reply, context_of
 
@@ -174,3 +176,38 @@ async def test_a_403_without_a_challenge_is_the_end():
             with pytest.raises(AccessDenied):
                 await Download(HOME, BufferWriter(), context=context).run()
         assert len(mem.log) == tries
+
+
+class Opens(Plugin):
+    """Answers by opening *url*, or what was asked for."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url
+
+    @hookimpl(tryfirst=True)
+    def fetch(self, transfer):
+        return transfer.open(self, replace(transfer.request, url=self.url or transfer.request.url))
+
+
+class Sees(Plugin):
+    """Notes a failure where it is asked, and which alternatives there are."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    @hookimpl
+    def fetch(self, transfer):
+        self.seen.append(len(transfer.alternatives))
+        transfer.note(ConnectError("nobody listens"), "mem://a/file")
+
+
+async def test_a_note_from_within_an_answer_stands_in_the_history_too():
+    """Who is asked by another plugin notes for the transfer, and has its alternatives only for the file itself."""
+    for opened, alternatives in ((None, 1), ("mem://home/pub/other", 0)):
+        sees, mem = Sees(), MemDriver()
+        for url in (HOME, "mem://home/pub/other"):
+            mem.site(url, Reply(b"bytes"))
+        async with context_of(mem, Offers("mem://a/file"), Opens(opened), sees) as context:
+            result = await Download(HOME, BufferWriter(), context=context).run()
+        assert sees.seen == [alternatives]
+        assert [each.source for each in result.history] == ["mem://a/file"]

@@ -192,3 +192,12 @@ async def test_a_source_that_does_not_begin_to_answer_is_given_up_too():
     assert [(each.source, each.error.phase) for each in result.history] == [(HOME, "low speed")]
     assert "did not begin to answer within 0.1 s" in str(result.history[0].error)
     assert mem.live == 0
+
+
+async def test_a_stall_after_enough_bytes_is_given_up_too():
+    """A window that has its bytes says nothing for the next one."""
+    mem = MemDriver()
+    mem.site(HOME, Reply(BYTES, cut=100_000, hang="body"))
+    async with context_of(mem, retries=0, low_speed=LowSpeed(1000, 0.1)) as context:
+        with pytest.raises(TimeoutExceeded, match="fewer than 1000"):
+            await Download(HOME, BufferWriter(), context=context).run()

@@ -316,7 +316,8 @@ class Info:
     `url` is where the answer came from, after redirects. `size` is that of the whole file in bytes, whatever range
     was asked for. `start` is the offset of the first byte of the body. `resumable`: a later request may continue
     from an offset. `not_modified`: the file still has the version of `Request.unless`, there is no body. `sources`:
-    the URLs that contribute, where there are several. `proof` says what will prove the body complete ("length",
+    the URLs that contribute; who names them minds their pace, and may be asked again, within the attempt, for an answer
+    of one source alone. `proof` says what will prove the body complete ("length",
     "final chunk", "SIZE", …), or is "unproven". `trail` has the URL and the header fields of each redirect on the way.
     """
 

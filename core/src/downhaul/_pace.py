@@ -62,7 +62,7 @@ class Paced:
 
     async def __anext__(self) -> Block:
         since = time.monotonic()
-        window = asyncio.timeout(self._left if self._received < self._limit.size else None)
+        window = asyncio.timeout(self._patience())
         try:
             async with window:
                 block = await anext(self._body)
@@ -77,6 +77,12 @@ class Paced:
                 raise self._too_slow()
             self._left, self._received = self._limit.seconds, 0
         return block
+
+    def _patience(self) -> float | None:
+        """Return how long the next block may take: to the end of the window, or of the next if this one has enough."""
+        if not self._limit.size:
+            return None
+        return self._left if self._received < self._limit.size else self._left + self._limit.seconds
 
     def _too_slow(self) -> TimeoutExceeded:
         least, seconds = self._limit.size, self._limit.seconds
