@@ -207,3 +207,10 @@ def test_an_index_that_fails_for_now() -> None:
         pytest.raises(PreparationError, match="is needed first: ConnectError"),
     ):
         context.download(f"{DEAD}pkg.rpm", BufferWriter())()
+
+
+def test_an_index_names_nothing_on_this_machine() -> None:
+    """A mirror that would be this machine is left out, unless the index came from here."""
+    web = Web(index(MIRROR, "https://localhost/pub/", "https://127.0.0.1/pub/"))
+    assert fetch(web).source == f"{MIRROR}pkg.rpm"
+    assert web.asked == [f"{HOME}mirrors.json", f"{MIRROR}pkg.rpm"]

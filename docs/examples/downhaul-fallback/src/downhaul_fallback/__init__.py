@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
 from downhaul import BufferWriter, DigestValidation, NotFound, PreparationError, Settings, below, show
-from downhaul.plugins import Mirror, Mirrors
+from downhaul.plugins import Mirror, Mirrors, allowed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,9 +56,10 @@ class Fallback(Mirrors):
                 return _Index()
             raise
         try:
-            return _Index.read(writer.content())
+            index = _Index.read(writer.content())
         except (ValueError, TypeError, LookupError, AttributeError) as reason:
             raise PreparationError(f"{show(index_url)} is no index of mirrors: {reason}") from None
+        return replace(index, mirrors=allowed(index.mirrors, index_url))
 
 
 @dataclass(frozen=True)
