@@ -626,7 +626,7 @@ async def test_the_traceback_of_a_plugins_exception_is_kept_as_text(tmp_path):
         error = await fail(context, Prepares, tmp_path)
     assert any("test_plugin_errors.py" in note for note in error.__notes__)
     gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, Held)]
+    assert not [each for each in gc.get_objects() if type(each) is Held]
 
 
 async def test_setting_the_request_outside_of_prepare_is_refused(tmp_path):

@@ -145,5 +145,5 @@ async def test_no_request_is_kept_alive_by_an_error(fetch):
     error = caught.value.with_traceback(None)
     del caught
     gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, httpx.Request) and each.url.host == "127.0.0.1"]
+    assert not [each for each in gc.get_objects() if type(each) is httpx.Request and each.url.host == "127.0.0.1"]
     assert "canary" not in repr(vars(error))
