@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -211,3 +214,22 @@ async def test_a_note_from_within_an_answer_stands_in_the_history_too():
             result = await Download(HOME, BufferWriter(), context=context).run()
         assert sees.seen == [alternatives]
         assert [each.source for each in result.history] == ["mem://a/file"]
+
+
+async def test_a_transfer_does_not_hold_itself():
+    """When its download has ended it is freed at once, without the collector, and whatever it held with it."""
+    held = []
+
+    class Weak(Plugin):
+        @hookimpl
+        def done(self, transfer, outcome):
+            held.append(weakref.ref(transfer))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await run(Weak())
+        await asyncio.sleep(0)
+        assert held[0]() is None
+    finally:
+        gc.enable()

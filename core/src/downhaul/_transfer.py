@@ -84,7 +84,7 @@ class Transfer:
         self._pipeline = pipeline
         self._state: dict[object, Any] = {}
         self._askers: tuple[object, ...] = ()  # of `open`, the last one last
-        self._whole = self  # in what `open` makes a view of it
+        self._viewed: Transfer | None = None  # whose view this is, where `open` made it; none holds itself
         self._base = _base_request(download, settings, parent, verb, part)
         self._request = self._base
         self._preparing = False
@@ -132,7 +132,7 @@ class Transfer:
     @property
     def alternatives(self) -> tuple[Request, ...]:
         """What was offered besides `request`, with the credentials that are for it; without what may not be asked."""
-        if self._request.url != self._whole._request.url:
+        if self._viewed is not None and self._request.url != self._viewed._request.url:
             return ()  # they are those of the file, not of what else a plugin opens
         return tuple(filter(None, map(self._alternative, self._offers)))
 
@@ -161,7 +161,7 @@ class Transfer:
         """Enter in `history` what failed at the URL *source*, and was made good within this attempt."""
         told = error.copy()
         told.source = told.source or split_userinfo(source)[0]
-        self._whole._enter(told, split_userinfo(source)[0])
+        (self._viewed or self)._enter(told, split_userinfo(source)[0])
 
     @property
     def received(self) -> int:
@@ -233,7 +233,13 @@ class Transfer:
         """
         refuse_in_driver("transfer.open")
         view = Transfer.__new__(Transfer)
-        view.__dict__.update(self.__dict__, _request=request, payload=None, _askers=(*self._askers, plugin))
+        view.__dict__.update(
+            self.__dict__,
+            _request=request,
+            payload=None,
+            _askers=(*self._askers, plugin),
+            _viewed=self._viewed or self,
+        )
         return self._hooks.fetch_plain(view, view._askers)
 
     def settings_for(self, request: Request) -> Settings:
