@@ -16,9 +16,8 @@ from tests.servers.http import http_server
 from tests.servers.program import need
 
 from downhaul import DigestMismatch, DigestValidation, PieceValidation
-from downhaul.plugins._mirror import Mirror
+from downhaul.plugins._mirror import WORST, Mirror
 from downhaul.plugins._parsing.digest_fields import strongest
-from downhaul.plugins._parsing.links import WORST
 from downhaul.plugins._parsing.metalink_reader import MetalinkFile, read_metalink
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from downhaul.plugins._mirror import WORST
 from downhaul.plugins._parsing.fields import FieldReader, country, number, quoted
-from downhaul.plugins._parsing.links import WORST, described_by, read_links, read_mirrors, target
+from downhaul.plugins._parsing.links import described_by, read_links, read_mirrors, target
 
 BASE = "https://host/dir/file?x=1"
 SIZE = 1024 * 1024

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downhaul import PieceValidation
-from downhaul.plugins._mirror import Mirror
-from downhaul.plugins._parsing.links import WORST
+from downhaul.plugins._mirror import WORST, Mirror
 from downhaul.plugins._parsing.metalink_reader import MetalinkFile, read_metalink, safe_name
 
 BASE = "https://host/dir/file.meta4"

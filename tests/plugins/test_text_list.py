@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downhaul.plugins._parsing.links import WORST
+from downhaul.plugins._mirror import WORST
 from downhaul.plugins._parsing.text_list import read_text_list
 
 BASE = "https://lists.example/dir/mirrors.txt"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _log: Final = logging.getLogger("downhaul.mirrors")
-_WORST: Final = 999_999
+WORST: Final = 999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Mirror:
     connections: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.priority <= _WORST:
-            raise ValueError(f"Mirror(priority=…) is a number from 1, the best, to {_WORST}; not {self.priority}")
+        if not 1 <= self.priority <= WORST:
+            raise ValueError(f"Mirror(priority=…) is a number from 1, the best, to {WORST}; not {self.priority}")
 
     def __repr__(self) -> str:
         return f"Mirror({show(self.url)!r}, priority={self.priority})"

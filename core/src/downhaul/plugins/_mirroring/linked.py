@@ -5,31 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from downhaul import DownloadError, Headers, Info, Plugin, Result, hookimpl, origin, show
-from downhaul.plugins._mirror import Mirror, allowed
+from downhaul.plugins._mirror import WORST, Mirror, allowed
 from downhaul.plugins._parsing.digest_fields import read_digests
 from downhaul.plugins._parsing.links import described_by, read_links, read_mirrors
 from downhaul.plugins._parsing.metalink_reader import MetalinkFile, read_metalink
 
+from .described import Described
 from .lists import fetch_list
-from .metalink import require
-from .mirrors import Mirrors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from downhaul import Transfer
 
-_LAST: Final = 999_999
-_NOTHING: Final = MetalinkFile(None, None, (), None, ())
 _log: Final = logging.getLogger("downhaul.mirrors")
 
 
 @dataclass(frozen=True, repr=False)
-class LinkedMirrors(Mirrors):
+class LinkedMirrors(Described):
     """Asks the mirrors that the download's own server links to, and itself last; for a context or a download.
 
     The head of the file is asked for first. ``Link: <…>; rel=duplicate`` names mirrors, ``rel=describedby`` a metalink,
@@ -45,18 +41,11 @@ class LinkedMirrors(Mirrors):
 
     async def sources(self, transfer: Transfer) -> Sequence[Mirror]:
         """Return the mirrors that the server names, and require the digest that it names."""
-        url = transfer.url
-        file = await transfer.context.once(self, url, partial(self._load, transfer, url), ttl=self.ttl)
-        transfer.state((LinkedMirrors, self), _Told).file = file
-        require(transfer, file)
+        file = await self.described(transfer)
         return file.mirrors if any(each.identifies and each.enforced for each, _ in transfer.checks) else ()
 
-    def doubted(self, transfer: Transfer) -> None:
-        """Let the server be asked again: what it said may be of a file that was there before."""
-        file = transfer.state((LinkedMirrors, self), _Told).file
-        transfer.context.forget(self, transfer.url, stale=file)
-
-    async def _load(self, transfer: Transfer, url: str) -> MetalinkFile:
+    async def load(self, transfer: Transfer, url: str) -> MetalinkFile:
+        """Ask the server for the head of the file at *url*, and return what it says of the file."""
         told = await self._ask(transfer, url)
         digests: dict[str, str] = {}
         mirrors: list[Mirror] = []
@@ -66,14 +55,14 @@ class LinkedMirrors(Mirrors):
             links = read_links(headers.get("Link", ""), source)
             mirrors += allowed(read_mirrors(links), source)
             metalinks += (each.url for each in allowed(map(Mirror, described_by(links)), source))
-        file = replace(_NOTHING, digests=tuple(digests.items()))
+        file = MetalinkFile(None, digests=tuple(digests.items()))
         if metalinks:
-            file = await self._described(transfer, metalinks[0], file)
+            file = await self._in_metalink(transfer, metalinks[0], file)
             mirrors += file.mirrors
         if not mirrors:
             return file
         known = {mirror.url: mirror for mirror in reversed(mirrors) if mirror.url != url}
-        return replace(file, mirrors=(*reversed(known.values()), Mirror(url, _LAST)))
+        return replace(file, mirrors=(*reversed(known.values()), Mirror(url, WORST)))
 
     async def _ask(self, transfer: Transfer, url: str) -> Sequence[tuple[str, Headers]]:
         """Return what the server says, and whoever it redirects to: the URL, and the header fields."""
@@ -87,7 +76,7 @@ class LinkedMirrors(Mirrors):
         told = () if info is None else (*info.trail, (info.url, info.headers))
         return [(source, headers) for source, headers in told if origin(source) == origin(url)]
 
-    async def _described(self, transfer: Transfer, url: str, file: MetalinkFile) -> MetalinkFile:
+    async def _in_metalink(self, transfer: Transfer, url: str, file: MetalinkFile) -> MetalinkFile:
         """Return *file* with what the metalink at *url* adds; one that cannot be had or read adds nothing."""
         try:
             content, source = await fetch_list(self, transfer, url)
@@ -104,7 +93,6 @@ class _Told:
     """What a server said of the file, where it answered."""
 
     info: Info | None = None
-    file: MetalinkFile | None = None
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,11 @@ class MirrorList(Mirrors):
         if prefix is not None and not url.startswith(prefix):
             return ()
         if isinstance(self.mirrors, tuple):
-            mirrors: Sequence[Mirror] = self.mirrors
-        elif callable(self.mirrors):
-            mirrors = await transfer.context.once(self, "mirrors", self._ask, ttl=self.ttl)
-        else:
-            list_url = cast("str | None", self.mirrors) or url
-            mirrors = await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
-        return mirrors
+            return self.mirrors
+        if callable(self.mirrors):
+            return await transfer.context.once(self, "mirrors", self._ask, ttl=self.ttl)
+        list_url = cast("str | None", self.mirrors) or url
+        return await transfer.context.once(self, list_url, partial(self._load, transfer, list_url), ttl=self.ttl)
 
     def locate(self, mirror: Mirror, transfer: Transfer) -> str:
         """Return the URL of the mirror, where it stands for a prefix with the rest of the download's URL behind it."""

@@ -95,7 +95,7 @@ class Mirrors(Plugin, ABC):
         scores = await scores_of(self.choice, transfer.context)
         if self.choice.probe:
             transfer.offer(self.locate(mirror, transfer) for mirror in first_of(mirrors, self.choice.probe))
-            await probe(self, transfer, self.choice)
+            await probe(self, transfer, self.choice, scores)
         turn = transfer.state(self, _Turn)
         mirror = turn.aim(transfer, mirrors, self.choice, scores)
         transfer.request = replace(transfer.request, url=self.locate(mirror, transfer))
@@ -198,7 +198,7 @@ class _Turn:
         if self.scores is not None:
             for attempt in transfer.history[self.told : end]:
                 if attempt.repaired_by is None:
-                    self.scores.failed(attempt.source, attempt.error, 0, 0.0)
+                    self.scores.failed(attempt.source, attempt.error)
         self.told = max(self.told, end)
 
     def _leave(self) -> None:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from downhaul import DownloadError, StatusError, TimeoutExceeded, show
 
-from .standing import scores_of
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,36 +28,36 @@ def first_of(mirrors: Sequence[Mirror], number: int) -> Sequence[Mirror]:
     return sorted(mirrors, key=lambda mirror: mirror.priority)[:number]
 
 
-async def probe(plugin: object, transfer: Transfer, choice: Choice) -> None:
+async def probe(plugin: object, transfer: Transfer, choice: Choice, scores: Scores) -> None:
     """Ask all the alternatives of *transfer* at once for the head of the file.
 
     That is done once per context for the same hosts, and again after an hour. An answer of whatever status counts.
     """
-    key = "probed", frozenset(request.origin for request in transfer.alternatives)
-    await transfer.context.once(choice, key, partial(_ask_all, plugin, transfer, choice), ttl=_GOOD_FOR)
+    requests = transfer.alternatives
+    key = "probed", frozenset(request.origin for request in requests)
+    await transfer.context.once(choice, key, partial(_ask_all, plugin, transfer, requests, scores), ttl=_GOOD_FOR)
 
 
-async def _ask_all(plugin: object, transfer: Transfer, choice: Choice) -> bool:
-    scores = await scores_of(choice, transfer.context)
+async def _ask_all(plugin: object, transfer: Transfer, requests: Sequence[Request], scores: Scores) -> bool:
     async with asyncio.TaskGroup() as group:
-        for request in transfer.alternatives:
+        for request in requests:
             group.create_task(_ask(plugin, transfer, request, scores))
     return True
 
 
 async def _ask(plugin: object, transfer: Transfer, request: Request, scores: Scores) -> None:
     since = time.monotonic()
+    failure: DownloadError | None = None
     try:
         async with asyncio.timeout(_PATIENCE), transfer.open(plugin, replace(request, verb="stat", unless=None)):
             pass
     except TimeoutError:
-        failure: DownloadError = TimeoutExceeded(f"{show(request.url)} did not answer within {_PATIENCE} s", "head")
+        failure = TimeoutExceeded(f"{show(request.url)} did not answer within {_PATIENCE} s", "head")
     except StatusError:
-        scores.probed(request.url, time.monotonic() - since)  # it is there, whatever it says
-        return
+        pass  # it is there, whatever it says
     except DownloadError as error:
         failure = error
-    else:
+    if failure is None:
         scores.probed(request.url, time.monotonic() - since)
-        return
-    scores.failed(request.url, failure, 0, 0.0)
+    else:
+        scores.failed(request.url, failure)

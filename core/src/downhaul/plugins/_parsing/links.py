@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 from downhaul import Download, show
-from downhaul.plugins._mirror import Mirror, is_url
+from downhaul.plugins._mirror import WORST, Mirror, is_url
 
 from .fields import FieldReader, country, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-WORST: Final = 999_999
 """The priority of a mirror for which none is told (RFC 6249, section 3.1; RFC 5854, section 4.2.16.1)."""
 
 _TARGET: Final = re.compile(r"<([^<>]*+)>")

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from downhaul import PieceValidation
-from downhaul.plugins._mirror import Mirror
+from downhaul.plugins._mirror import WORST, Mirror
 
 from .digest_fields import SIZES, digest_of
 from .fields import country, number
-from .links import WORST, target
+from .links import target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

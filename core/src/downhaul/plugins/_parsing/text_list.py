@@ -6,10 +6,10 @@ import re
 from itertools import islice
 from typing import Final
 
-from downhaul.plugins._mirror import Mirror
+from downhaul.plugins._mirror import WORST, Mirror
 
 from .fields import country, number
-from .links import WORST, target
+from .links import target
 
 _MOST: Final = 1000
 _MOST_READ: Final = 10_000
