@@ -9,14 +9,13 @@ from __future__ import annotations
 import getpass
 import re
 import shutil
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.servers.program import PATIENCE, free_port, need, wait_for
+from tests.servers.program import free_port, need, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,18 +69,5 @@ def dnsmasq(*records: Srv, options: tuple[str, ...] = ()) -> Iterator[Dnsmasq]:
         command += [
             f"--srv-host={each.name},{each.target},{each.port},{each.priority},{each.weight}" for each in records
         ]
-        with (work / "log").open("wb") as log:
-            process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            wait_for(process, port)
+        with running("dnsmasq", [*command, *options], port, work / "log"):
             yield Dnsmasq(port, work / "log")
-        except BaseException as reason:
-            reason.add_note(f"dnsmasq said:\n{(work / 'log').read_text(errors='replace')[-3000:]}")
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()

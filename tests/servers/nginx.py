@@ -7,13 +7,12 @@ with nginx(tmp_path, server="autoindex on;") as server:
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.servers.program import PATIENCE, free_port, need, wait_for
+from tests.servers.program import free_port, need, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,20 +96,5 @@ def nginx(
             work=work, root=root, connections=connections, listen=listen, tls=lines, server=server, http=http
         )
         (work / "nginx.conf").write_text(config)
-        with (work / "stderr").open("wb") as stderr:
-            process = subprocess.Popen(
-                [PROGRAM, "-p", directory, "-c", str(work / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=stderr
-            )
-        try:
-            wait_for(process, port)
+        with running("nginx", [PROGRAM, "-p", directory, "-c", str(work / "nginx.conf")], port, work / "stderr"):
             yield Nginx(port, "https" if tls else "http", work)
-        except BaseException as reason:
-            reason.add_note(f"nginx said:\n{(work / 'stderr').read_text(errors='replace')[-3000:]}")
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.servers.program import PATIENCE, free_port, need, wait_for
+from tests.servers.program import free_port, need, running
 from tests.servers.token_server import ISSUER, SERVICE
 
 if TYPE_CHECKING:
@@ -136,25 +135,10 @@ def registry(
             config["middleware"] = {"storage": [{"name": "redirect", "options": {"baseurl": redirect}}]}
         (work / "config.yml").write_text(json.dumps(config))  # JSON is YAML, too
         output = work / "output"
-        with output.open("wb") as sink:
-            process = subprocess.Popen(
-                [PROGRAM, "serve", str(work / "config.yml")],
-                stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=directory,
-                env={"OTEL_TRACES_EXPORTER": "none"},  # no REGISTRY_…, which would be settings
-            )  # fmt: skip
-        try:
-            wait_for(process, port)
+        command = [PROGRAM, "serve", str(work / "config.yml")]
+        settings = {"OTEL_TRACES_EXPORTER": "none"}  # no REGISTRY_…, which would be settings
+        with running("docker-registry", command, port, output, env=settings):
             yield Registry(port, storage, output)
-        except BaseException as reason:
-            reason.add_note(f"docker-registry said:\n{output.read_text(errors='replace')[-3000:]}")
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _auth(work: Path, access: TokenServer | str) -> dict[str, Any]:
