@@ -34,7 +34,6 @@ credentials included: what they said is kept as text, they themselves are not ch
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ._urls import show, show_text, split_userinfo
@@ -68,6 +67,8 @@ class DownloadError(Exception):
         self.attachment: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
+        import pickle  # whoever asks has it already, and everybody else would pay for it
+
         state = {**self.__dict__, "url": show(self.url), "source": show(self.source)}
         try:
             pickle.dumps(self.attachment)

@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import re
-import secrets
 import stat
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -192,7 +191,7 @@ class _FileSink:
 
     def _create(self) -> Path:
         if self._temporary is None:
-            ending = f".{secrets.token_hex(6)}.part"
+            ending = f".{os.urandom(6).hex()}.part"
             stem = os.fsencode(self._path.name)[: _NAME_MAX - len(ending) - 1]
             temporary = self._path.with_name(f".{os.fsdecode(stem)}{ending}")
             if self._parents:
