@@ -136,10 +136,10 @@ async def test_a_temporary_is_opened_so_that_nobody_can_lay_a_trap(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``O_EXCL | O_NOFOLLOW``: a file or link that waits under the name is an error, and is not touched."""
-    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    monkeypatch.setattr("os.urandom", lambda number: b"guess!"[:number])
     prey = tmp_path / "prey"
     prey.write_bytes(b"prey")
-    trap = tmp_path / ".f.guessed.part"
+    trap = tmp_path / f".f.{b'guess!'.hex()}.part"
     for lay in (lambda: trap.symlink_to(prey), lambda: trap.symlink_to(tmp_path / "new"), lambda: trap.touch()):
         lay()
         with pytest.raises(WriteError) as caught:
