@@ -6,6 +6,17 @@ from downhaul import Settings
 from downhaul_http import HttpDriver
 
 
+@pytest.fixture(params=["direct", "library"], autouse=True)
+def road(request, monkeypatch):
+    """Let each test of the driver run on both roads: its own connections, and those of httpx.
+
+    A test that is about one of them says so: ``@pytest.mark.parametrize("road", ["library"], indirect=True)``.
+    """
+    if request.param == "library":
+        monkeypatch.setattr("downhaul_http._pools.is_mocked", lambda: True)
+    return request.param
+
+
 @pytest.fixture
 async def driver():
     """A driver, closed at the end."""

@@ -118,6 +118,7 @@ async def test_not_there(setting, fetch):
             await fetch(Request(server.url("/nothing")), settings)
 
 
+@pytest.mark.parametrize("road", ["library"], indirect=True)
 async def test_no_secret_in_the_logs(setting, fetch, caplog):
     """No logger shows a credential, the compression of HTTP/2 included."""
     server, settings, _ = setting

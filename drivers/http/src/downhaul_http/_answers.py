@@ -30,9 +30,9 @@ from ._requests import asks_range, wants_head_only
 from ._versions import check_unchanged, has_changed, if_range, version_of
 
 if TYPE_CHECKING:
-    import httpx
-
     from downhaul import Request, Version
+
+    from ._heads import Head
 
 _VERSIONS: Final = frozenset({b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -48,23 +48,22 @@ class Answer:
     info: Info
     length: int | None
     has_body: bool
-    http2: bool
 
 
-def read_head(request: Request, response: httpx.Response, proxy: str = "") -> Answer:
-    """Return what *response* to *request*, by way of the URL of a *proxy* or "", delivers.
+def read_head(request: Request, head: Head, proxy: str = "") -> Answer:
+    """Return what *head*, that of an answer to *request*, by way of the URL of a *proxy* or "", delivers.
 
     Raises Redirected for a redirect, RedirectError for one that leads nowhere, RangeRefused for a part that is not
     the one asked for, StatusError for a refusal, ProxyError where it is the proxy's, ProtocolError.
     """
-    protocol = response.extensions.get("http_version", b"HTTP/1.1")
+    protocol = head.version
     if protocol not in _VERSIONS:
         raise ProtocolError(f"the server speaks {text(protocol)[:20]!r}")
-    fields = Fields(response.headers.raw)
+    fields = Fields(head.fields)
     fields.check_budget()
-    status = response.status_code
+    status = head.status
     if not 200 <= status < 300:
-        return _not_modified(request, response, fields, proxy)
+        return _not_modified(request, head, fields, proxy)
     length = fields.content_length()
     if status == HTTPStatus.PARTIAL_CONTENT:
         return _part(request, fields, length, protocol)
@@ -82,7 +81,7 @@ def read_head(request: Request, response: httpx.Response, proxy: str = "") -> An
         resumable=_is_resumable(fields, version),
         proof=_proof(fields, length, protocol),
     )
-    return Answer(info, length if has_body else 0, has_body, protocol == b"HTTP/2")
+    return Answer(info, length if has_body else 0, has_body)
 
 
 def _part(request: Request, fields: Fields, length: int | None, protocol: bytes) -> Answer:
@@ -109,7 +108,7 @@ def _part(request: Request, fields: Fields, length: int | None, protocol: bytes)
         resumable=True,
         proof=_proof(fields, found.length, protocol) if proven else "unproven",
     )
-    return Answer(info, found.length, has_body=True, http2=protocol == b"HTTP/2")
+    return Answer(info, found.length, has_body=True)
 
 
 def _range_of(request: Request, fields: Fields) -> ContentRange:
@@ -127,20 +126,20 @@ def _range_of(request: Request, fields: Fields) -> ContentRange:
     return found
 
 
-def _not_modified(request: Request, response: httpx.Response, fields: Fields, proxy: str) -> Answer:
-    if response.status_code != HTTPStatus.NOT_MODIFIED or request.unless is None:
-        raise _refusal(request, response, fields, proxy)
+def _not_modified(request: Request, head: Head, fields: Fields, proxy: str) -> Answer:
+    if head.status != HTTPStatus.NOT_MODIFIED or request.unless is None:
+        raise _refusal(request, head, fields, proxy)
     unless = request.unless
     check_unchanged(unless, version_of(fields, None, time.time()))
     info = Info(
         request.url, fields.headers(), size=unless.size, version=unless, not_modified=True, proof="not modified"
     )
-    return Answer(info, 0, has_body=False, http2=False)
+    return Answer(info, 0, has_body=False)
 
 
-def _refusal(request: Request, response: httpx.Response, fields: Fields, proxy: str) -> Exception:
-    echoes = Echoes(request, response, proxy)
-    status, reason = response.status_code, _reason(response, echoes)
+def _refusal(request: Request, head: Head, fields: Fields, proxy: str) -> Exception:
+    echoes = Echoes(request, head, proxy)
+    status, reason = head.status, _reason(head, echoes)
     said = f"{status} {reason}".rstrip()
     if status < 200:
         return ProtocolError(f"the server answers {said}, which nobody asked for")
@@ -164,12 +163,11 @@ def _refusal(request: Request, response: httpx.Response, fields: Fields, proxy: 
     return kind(f"the server answers {said}{asks}", status, reason, wait, headers)
 
 
-def _reason(response: httpx.Response, echoes: Echoes) -> str:
-    phrase: bytes | None = response.extensions.get("reason_phrase")
-    if phrase is not None:
-        return echoes.hidden(text(phrase))[:200]
+def _reason(head: Head, echoes: Echoes) -> str:
+    if head.reason is not None:
+        return echoes.hidden(text(head.reason))[:200]
     try:
-        return HTTPStatus(response.status_code).phrase
+        return HTTPStatus(head.status).phrase
     except ValueError:
         return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from downhaul import DownloadError, ProtocolError, Truncated
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from ._heads import Head
+
 _SMALL: Final = 16 * 1024
 _PATIENCE: Final = 0.25
 _INWARD: Final = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
@@ -24,85 +26,107 @@ _AT_ONCE: Final = 256 * 1024
 """Bytes that are read at once: as many as asyncio takes from a socket. The library's 64 KiB cost four times the way."""
 
 
+class Rest(Protocol):
+    """What follows the head of an answer."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it was read to its end, and the connection can serve again."""
+
+    async def read(self, silence: float | None) -> bytes:
+        """Return the next bytes, b"" at the end; raises FetchError, after *silence* seconds without any too."""
+
+    async def aclose(self) -> None:
+        """Be done with it: its connection is of no more use, unless it is clean."""
+
+
+class FillingRest(Rest, Protocol):
+    """One whose bytes can go straight into memory of the receiver's."""
+
+    async def readinto(self, view: memoryview, silence: float | None) -> int:
+        """Put the next bytes into *view*, and return how many they are; otherwise as `read`."""
+
+
 class Body:
-    """The bytes of *response* as they were sent, block by block.
+    """The bytes of an answer as they were sent, block by block.
 
     *length* is the number of bytes that the head announces, None where it does not; *silence* the longest wait for
     a block, in seconds. Reading raises Truncated, ProtocolError and TimeoutExceeded.
     """
 
-    def __init__(self, response: httpx.Response, length: int | None, silence: float | None, *, http2: bool) -> None:
-        self._response = response
-        self._length = length
-        self._silence = silence
-        self._http2 = http2
-        _read_more(response)
-        self._blocks: AsyncIterator[bytes] | None = aiter(response.stream)  # type: ignore[arg-type]
+    def __init__(self, rest: Rest, length: int | None, silence: float | None) -> None:
+        self._rest, self._length, self._silence = rest, length, silence
         self._received = 0
         self._failure: DownloadError | None = None
-        self._waiting = False
-        self._closed = False
-        self.is_complete = False
+        self._reading = False
+        self._over = False
 
     def __aiter__(self) -> Body:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._failure is not None:
-            raise self._failure
-        if self._blocks is None:
+        if self._over:
+            raise self._failure or StopAsyncIteration
+        await self._begin()
+        try:
+            block = await self._rest.read(self._silence)
+        except DownloadError as failure:
+            raise await self._failed(failure) from None
+        await self._count(len(block))
+        if not block:
             raise StopAsyncIteration
-        if self._waiting:
-            # Whoever waited for the last block was cancelled; the library takes that for the end.
-            raise await self._failed(Truncated("reading the file was interrupted"))
-        self._waiting = True
-        block = await self._next(self._blocks)
-        self._waiting = False
-        if block is None:
-            await self._end()
-            raise StopAsyncIteration
-        self._received += len(block)
-        if self._length is not None and self._received > self._length:
-            raise await self._failed(ProtocolError(f"the answer announces {self._length} bytes, and more arrived"))
         return block
 
     async def aclose(self) -> None:
         """Close the answer: its connection too, unless the body was read to its end."""
-        if not self._closed:
-            self._closed = True
-            if self._failure is None and self._blocks is not None:
-                self._failure = Truncated("the file was left before its end")
-            self._blocks = None
-            await close(self._response)
+        if not self._over:
+            self._over = True
+            self._failure = self._failure or Truncated("the file was left before its end")
+            await self._rest.aclose()
 
-    async def _next(self, blocks: AsyncIterator[bytes]) -> bytes | None:
-        outside = sys.exception()
-        try:
-            with guarded():
-                async with asyncio.timeout(self._silence):
-                    async for block in blocks:
-                        if block:
-                            return block
-                    return None
-        except Exception as reason:
-            if not is_foreign(reason):
-                raise
-            failure = in_body(chain(reason, outside), http2=self._http2)
-        raise await self._failed(failure)
+    async def _begin(self) -> None:
+        if self._reading:  # whoever waited for the last block was cancelled, and the library takes that for the end
+            raise await self._failed(Truncated("reading the file was interrupted"))
+        self._reading = True
 
-    async def _end(self) -> None:
+    async def _count(self, size: int) -> None:
+        self._reading = False
+        self._received += size
+        if self._length is not None and self._received > self._length:
+            raise await self._failed(ProtocolError(f"the answer announces {self._length} bytes, and more arrived"))
+        if size:
+            return
         if self._length is not None and self._received < self._length:
             raise await self._failed(Truncated(f"{self._received} of {self._length} bytes arrived"))
-        self._blocks = None
-        self._closed = True
-        surplus = has_surplus(self._response)
-        await close(self._response)
-        self.is_complete = not surplus
+        self._over = True
+        await self._rest.aclose()
 
     async def _failed(self, failure: DownloadError) -> DownloadError:
         self._failure = failure
         await self.aclose()
         return failure
+
+
+class FillingBody(Body):
+    """A body whose bytes can go straight into memory of the receiver's."""
+
+    def __init__(self, rest: FillingRest, length: int | None, silence: float | None) -> None:
+        super().__init__(rest, length, silence)
+        self._filling = rest
+
+    async def readinto(self, view: memoryview) -> int:
+        """Put the next bytes into *view*, from its start, and return how many they are, 0 at the end."""
+        if self._over:
+            if self._failure is not None:
+                raise self._failure
+            return 0
+        await self._begin()
+        try:
+            size = await self._filling.readinto(view, self._silence)
+        except DownloadError as failure:
+            raise await self._failed(failure) from None
+        await self._count(size)
+        return size
 
 
 class NoBody:
@@ -118,52 +142,84 @@ class NoBody:
         """Do nothing."""
 
 
-async def settle(response: httpx.Response, *, has_body: bool) -> bool:
-    """Be done with an answer whose body nobody wants; return whether its connection can serve again.
+async def settle(rest: Rest, length: int | None) -> bool:
+    """Be done with an answer whose body of *length* bytes nobody wants; return whether its connection can serve again.
 
     A small body is read for that: a mirror that lacks a thousand files should not cost a thousand handshakes.
     """
-    complete = False
     try:
-        if _is_small(response, has_body=has_body):
-            with suppress(TimeoutError), guarded():
+        if length is not None and length <= _SMALL:
+            with suppress(TimeoutError, DownloadError):
                 async with asyncio.timeout(_PATIENCE):
-                    received = 0
-                    async for block in response.stream:  # type: ignore[union-attr]
-                        received += len(block)
-                        if received > _SMALL:
-                            break
-                    else:
-                        complete = not has_surplus(response)
-    except Exception as reason:
-        if not is_foreign(reason):
-            raise
+                    while await rest.read(_PATIENCE):
+                        pass
     finally:
-        await close(response)
-    return complete
+        await rest.aclose()
+    return rest.is_clean
 
 
-async def close(response: httpx.Response) -> None:
-    """Close *response*; what goes wrong then is of no interest."""
-    try:
-        with guarded():
-            await response.aclose()
-    except Exception as reason:
-        if not is_foreign(reason):
-            raise
+def told_length(head: Head) -> int | None:
+    """Return how long the body of a refusal says that it is, if that is one small number."""
+    lengths = [value for name, value in head.fields if name.lower() == b"content-length"]
+    return int(lengths[0]) if len(lengths) == 1 and len(lengths[0]) < 6 and lengths[0].isdigit() else None
 
 
-def has_surplus(response: httpx.Response) -> bool:
-    """Tell whether more bytes have come than belong to *response*.
+class LibraryRest:
+    """The rest of a *response* of httpx."""
 
-    The parser keeps them, and would take them for the answer to the next request on the connection: whoever can
-    make a server send them, can forge answers. There is no public way to see them.
-    """
-    for node in _inward(response):
-        trailing = getattr(node, "trailing_data", None)
-        if trailing is not None:
-            return bool(trailing[0])
-    return False
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._http2 = response.extensions.get("http_version") == b"HTTP/2"
+        self._ended = self.is_clean = False
+        _read_more(response)
+        self._blocks: AsyncIterator[bytes] | None = aiter(response.stream)  # type: ignore[arg-type]
+
+    async def read(self, silence: float | None) -> bytes:
+        """Return the next bytes, b"" at the end; raises FetchError, after *silence* seconds without any too."""
+        outside = sys.exception()
+        try:
+            with guarded():
+                async with asyncio.timeout(silence):
+                    async for block in self._blocks or _none():
+                        if block:
+                            return block
+        except Exception as reason:
+            if not is_foreign(reason):
+                raise
+            failure = in_body(chain(reason, outside), http2=self._http2)
+        else:
+            self._ended = not self._has_surplus()
+            return b""
+        raise failure
+
+    async def aclose(self) -> None:
+        """Close the response; what goes wrong then is of no interest."""
+        self._blocks = None
+        try:
+            with guarded():
+                await self._response.aclose()
+            self.is_clean = self._ended
+        except Exception as reason:
+            if not is_foreign(reason):
+                raise
+
+    def _has_surplus(self) -> bool:
+        """Tell whether more bytes have come than belong to the response.
+
+        The parser keeps them, and would take them for the answer to the next request on the connection: whoever can
+        make a server send them, can forge answers. There is no public way to see them.
+        """
+        for node in _inward(self._response):
+            trailing = getattr(node, "trailing_data", None)
+            if trailing is not None:
+                return bool(trailing[0])
+        return False
+
+
+async def _none() -> AsyncIterator[bytes]:
+    """Yield nothing."""
+    return
+    yield b""
 
 
 def _read_more(response: httpx.Response) -> None:
@@ -180,10 +236,3 @@ def _inward(response: httpx.Response) -> Iterator[Any]:
     while node is not None:
         yield node
         node = next((inner for name in _INWARD if (inner := getattr(node, name, None)) is not None), None)
-
-
-def _is_small(response: httpx.Response, *, has_body: bool) -> bool:
-    if not has_body:
-        return True
-    length = response.headers.get("content-length", "")
-    return len(length) < 6 and length.isascii() and length.isdigit() and int(length) <= _SMALL

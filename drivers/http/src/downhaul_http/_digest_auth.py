@@ -12,7 +12,7 @@ import httpx
 from downhaul import AccessDenied, covers, hookimpl, show
 from downhaul.plugins import Scoped, read_challenges
 
-from ._requests import client_request, client_url
+from ._requests import client_url, message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -143,7 +143,7 @@ def _answered(auth: httpx.DigestAuth, request: Request, challenge: Challenge) ->
 
 
 def _as_sent(request: Request) -> httpx.Request:
-    return client_request(request, client_url(request))
+    return message(request, client_url(request)).for_client()
 
 
 def _with(request: Request, signed: httpx.Request) -> Request:

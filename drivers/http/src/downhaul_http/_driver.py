@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -12,20 +12,21 @@ import httpx
 from downhaul import Driver, Payload, ProtocolError, Timeout
 
 from ._answers import read_head
-from ._body import Body, NoBody, settle
-from ._exchange import exchange
+from ._body import Body, FillingBody, NoBody, settle, told_length
+from ._lanes import DirectRest
 from ._logs import guard_loggers
 from ._options import HttpOptions
 from ._own_client import OwnClient
 from ._pools import Pools
-from ._requests import client_request, client_url, wants_head_only
+from ._requests import wants_head_only
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
-    from downhaul import Request, Settings
+    from downhaul import IdleConnections, Request, Settings
 
-    from ._senders import Senders
+    from ._body import Rest
+    from ._senders import Sender, Senders
 
 
 class HttpDriver(Driver):
@@ -54,8 +55,7 @@ class HttpDriver(Driver):
         self._own = None if client is None else OwnClient(client)
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
 
-    @asynccontextmanager
-    async def open(self, request: Request, settings: Settings) -> AsyncIterator[Payload]:
+    def open(self, request: Request, settings: Settings) -> AbstractAsyncContextManager[Payload]:
         """Open *request*: a GET, or a HEAD for the verb "stat".
 
         The body is that of the answer, byte for byte, whatever its Content-Encoding. The limits of `Timeout`:
@@ -65,30 +65,7 @@ class HttpDriver(Driver):
         """
         if request.verb == "list":
             raise ProtocolError(f"HTTP offers no listing of {request.url}")
-        timeout = settings.timeout or Timeout()
-        url = client_url(request)
-        senders = self._senders
-        sender = await senders.take(request, settings, self.idle)
-        clean = False
-        try:
-            response = await exchange(sender, client_request(request, url, sender.defaults), timeout)
-            try:
-                answer = read_head(request, response, settings.proxy_for(request.url))
-            except Exception:
-                clean = await settle(response, has_body=_may_have_body(request, response))
-                raise
-            if not answer.has_body:
-                clean = await settle(response, has_body=False)
-                yield Payload(answer.info, NoBody())
-                return
-            body = Body(response, answer.length, timeout.read, http2=answer.http2)
-            try:
-                yield Payload(answer.info, body)
-            finally:
-                await body.aclose()
-                clean = body.is_complete
-        finally:
-            await senders.give_back(sender, clean=clean)
+        return _Opened(self._senders, self.idle, request, settings)
 
     @property
     def _senders(self) -> Senders:
@@ -106,5 +83,50 @@ class HttpDriver(Driver):
         await self._senders.aclose()
 
 
-def _may_have_body(request: Request, response: httpx.Response) -> bool:
-    return not wants_head_only(request) and response.status_code != 304
+class _Opened(AbstractAsyncContextManager["Payload"]):
+    """One answer, while it is open. A class: a generator would cost as much as all of what happens in here."""
+
+    def __init__(self, senders: Senders, idle: IdleConnections, request: Request, settings: Settings) -> None:
+        self._senders, self._idle = senders, idle
+        self._request, self._settings = request, settings
+        self._sender: Sender
+        self._rest: Rest
+        self._body: Body | None = None
+
+    async def __aenter__(self) -> Payload:
+        request, settings = self._request, self._settings
+        timeout = settings.timeout or Timeout()
+        self._sender = sender = await self._senders.take(request, settings, self._idle)
+        clean = False
+        try:
+            head, self._rest = await sender.exchange(request, timeout)
+            try:
+                answer = read_head(request, head, settings.proxy_for(request.url))
+            except Exception:
+                empty = wants_head_only(request) or head.status in _WITHOUT_BODY
+                clean = await settle(self._rest, 0 if empty else told_length(head))
+                raise
+        except BaseException:
+            await self._senders.give_back(sender, clean=clean)
+            raise
+        if not answer.has_body:
+            return Payload(answer.info, NoBody())
+        if isinstance(self._rest, DirectRest):
+            self._body = FillingBody(self._rest, answer.length, timeout.read)
+        else:
+            self._body = Body(self._rest, answer.length, timeout.read)
+        return Payload(answer.info, self._body)
+
+    async def __aexit__(self, *_: object) -> None:
+        clean = False
+        try:
+            if self._body is None:
+                await settle(self._rest, 0)
+            else:
+                await self._body.aclose()
+            clean = self._rest.is_clean
+        finally:
+            await self._senders.give_back(self._sender, clean=clean)
+
+
+_WITHOUT_BODY: Final = frozenset({204, 304})

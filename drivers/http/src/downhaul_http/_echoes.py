@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from downhaul import Credentials, User
 
 if TYPE_CHECKING:
-    import httpx
-
     from downhaul import Request
+
+    from ._heads import Head
 
 _HARMLESS: Final = frozenset({
     "accept", "accept-encoding", "accept-language", "connection", "content-length", "content-type", "host",
@@ -23,12 +22,10 @@ _CHALLENGES: Final = frozenset({"www-authenticate", "proxy-authenticate"})
 class Echoes:
     """Hides what is secret in *request*, in what was sent for it, and in the URL of the *proxy* ("": none)."""
 
-    def __init__(self, request: Request, response: httpx.Response, proxy: str) -> None:
+    def __init__(self, request: Request, head: Head, proxy: str) -> None:
         parts = urlsplit(proxy)
         user = User(unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-        sent: tuple[tuple[str, str], ...] = ()
-        with suppress(RuntimeError):  # only a client of one's own says what it has sent in the end
-            sent = tuple(pair for pair in response.request.headers.items() if pair[0] not in _HARMLESS)
+        sent = tuple(pair for pair in head.sent if pair[0] not in _HARMLESS)
         self._known = (*filter(None, (request.entitled,)), Credentials(request.origin, sent, user=user))
 
     def hidden(self, text: str, *, names: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""One request and the head of its answer: time limits, and the connection that had died unnoticed."""
+"""One request by way of httpx, and the head of its answer: time limits, and connections that had died unnoticed."""
 
 from __future__ import annotations
 
@@ -7,28 +7,38 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from ._body import LibraryRest
 from ._failures import before_answer, chain, is_foreign, is_stale
+from ._heads import Head
 from ._logs import guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import httpx
 
     from downhaul import FetchError, Timeout
 
-    from ._senders import Sender
+    from ._body import Rest
 
 _DEAD_CONNECTIONS: Final = 8
 """How many kept connections may turn out to be dead, one after another, before that counts as a failure."""
 
-_SILENCES: Final = 10
+SILENCES: Final = 10
 """How many times `Timeout.read` a head may take, where `Timeout.head` is not set: no drip may last for ever."""
 
 
-async def exchange(sender: Sender, request: httpx.Request, timeout: Timeout) -> httpx.Response:
-    """Send *request* and return the answer, its body unread.
+async def exchange(
+    send: Callable[[httpx.Request], Awaitable[httpx.Response]],
+    request: httpx.Request,
+    timeout: Timeout,
+    *,
+    proxied: bool = False,
+) -> tuple[Head, Rest]:
+    """Give *request* to *send*, and return the head of the answer and the rest of it.
 
-    A kept connection that had died before the answer began is replaced at once, and nobody hears of it. Raises
-    FetchError.
+    *proxied*: a proxy is connected to. A kept connection that had died before the answer began is replaced at once, and
+    nobody hears of it. Raises FetchError.
     """
     outside = sys.exception()
     for again in range(_DEAD_CONNECTIONS, -1, -1):
@@ -38,20 +48,20 @@ async def exchange(sender: Sender, request: httpx.Request, timeout: Timeout) -> 
         try:
             async with course.clock:
                 with guarded():
-                    response = await sender.send(request)
+                    response = await send(request)
         except Exception as reason:
             if not is_foreign(reason):
                 raise
             reasons = chain(reason, outside)
             if not (again and course.is_reused and is_stale(reasons, http2=course.http2)):
                 failure = before_answer(
-                    reasons, phase=course.phase, http2=course.http2, proxied=sender.proxied and not course.tunnelled
+                    reasons, phase=course.phase, http2=course.http2, proxied=proxied and not course.tunnelled
                 )
             del reasons  # by their tracebacks they hold this frame
         else:
             # From here on the body has a clock of its own.
             course.limits["read"] = None
-            return response
+            return Head.of(response), LibraryRest(response)
         finally:
             await course.abandon()
         if failure is not None:
@@ -98,7 +108,7 @@ class _Course:
             self.is_reused = not self._connected
             self._stream = None
             head, read = self._timeout.head, self._timeout.read
-            self._within(head or (read and read * _SILENCES))
+            self._within(head or (read and read * SILENCES))
 
     async def abandon(self) -> None:
         """Close a connection that was being made when this ended: the library forgets it on cancellation."""

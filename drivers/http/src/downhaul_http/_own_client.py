@@ -9,12 +9,17 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
+from ._exchange import exchange
+from ._requests import client_url, message
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from downhaul import IdleConnections, Request, Settings
+    from downhaul import IdleConnections, Request, Settings, Timeout
 
-    from ._senders import Send, Sender
+    from ._body import Rest
+    from ._heads import Head
+    from ._senders import Sender
 
 
 class OwnClient:
@@ -68,11 +73,12 @@ class OwnClient:
 
 class _ClientSender:
     def __init__(self, client: httpx.AsyncClient, *, at_home: bool) -> None:
-        self.send: Send = partial(
-            client.send, stream=True, follow_redirects=False, auth=client.auth if at_home else None
-        )
-        self.proxied = False
-        self.defaults = [pair for pair in client.headers.raw if _is_set_by_user(*pair)] if at_home else []
+        self._send = partial(client.send, stream=True, follow_redirects=False, auth=client.auth if at_home else None)
+        self._defaults = [pair for pair in client.headers.raw if _is_set_by_user(*pair)] if at_home else []
+
+    async def exchange(self, request: Request, timeout: Timeout) -> tuple[Head, Rest]:
+        """Send *request*; return the head of the answer, and the rest of it. Raises FetchError."""
+        return await exchange(self._send, message(request, client_url(request), self._defaults).for_client(), timeout)
 
 
 def _is_set_by_user(name: bytes, value: bytes) -> bool:

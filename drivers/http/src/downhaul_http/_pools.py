@@ -7,23 +7,25 @@ import math
 import ssl
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import httpx
 
 from downhaul import TLS, ProxyError
 
-from ._failures import is_foreign
+from ._connection import SCRATCH
+from ._lanes import DirectLane, Key, LibraryLane
+from ._mocks import is_mocked
 from ._options import HttpOptions
 from ._proxies import client_proxy
+from ._requests import origin_of
 from ._tls import ssl_context, stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from downhaul import IdleConnections, Request, Settings, User
 
-    from ._senders import Send, Sender
+    from ._lanes import Lane
+    from ._senders import Sender
     from ._tls import Stamps
 
 _PERIOD: Final = 15.0
@@ -35,52 +37,14 @@ _UNUSED: Final = 60.0
 _PROVES_CONNECTION: Final = frozenset({"negotiate", "ntlm"})
 
 
-class Key(NamedTuple):
-    """What requests of one pool must have in common to use one connection, one after another."""
-
-    origin: str
-    proxy: str
-    who: User | str | None
-
-
-class Lane:
-    """A transport that carries one exchange at a time, so it has one connection.
-
-    The pool of the library would do: but it looks through all of its connections several times per request, which
-    costs more than everything else from some twenty on. And it lets several exchanges share a connection of HTTP/2:
-    there, one that is cancelled or left early takes the others with it, as the bytes that it was about to write are
-    lost and those that it does not read fill the window of all.
-    """
-
-    def __init__(self, transport: httpx.AsyncHTTPTransport, pool: Pool, key: Key) -> None:
-        self.transport = transport
-        # The transport itself, without the client around it: that would keep cookies, follow redirects in its head,
-        # and log URLs, all of which costs time only to be prevented.
-        self.send: Send = transport.handle_async_request
-        self.proxied = bool(key.proxy)
-        self.defaults: list[tuple[bytes, bytes]] = []
-        self.pool = pool
-        self.key = key
-        self.free_since = 0.0
-        self.in_use: Callable[[], None] = _nothing
-        """To be called when the lane has been idle, and is in use again or closed."""
-
-    async def aclose(self) -> None:
-        """Close the connection, whatever state it is in."""
-        self.in_use()
-        try:
-            await self.transport.aclose()
-        except Exception as reason:
-            if not is_foreign(reason):
-                raise
-
-
 class Pool:
     """The free lanes for one combination of settings, by their key, and what new ones are made with."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.options = settings.of(HttpOptions)
+        self.options = options = settings.of(HttpOptions)
+        self.is_direct = options.http1 and not (options.http2 or options.unix_socket or options.socket_options)
+        self._limit = math.inf if options.keepalive_expiry is None else options.keepalive_expiry
         self.free: dict[Key, list[Lane]] = {}
         self.count = 0
         self.users = 0
@@ -89,25 +53,29 @@ class Pool:
         self._reading = asyncio.Lock()
         self._no_trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    async def lane(self, key: Key, idle: IdleConnections) -> Lane:
+    async def lane(self, key: Key, idle: IdleConnections, scratch: memoryview) -> Lane:
         """Return a free lane for *key*, or a new one; raises TLSError and ProxyError.
 
         A new one has room among *idle* connections, and is to connect at once.
         """
-        lanes = self.free.get(key)
-        if lanes:
+        while lanes := self.free.get(key):
             # The last one that was used: its connection is the least likely to be dead.
             lane = lanes.pop()
             self.count -= 1
-            lane.in_use()
-            return lane
-        origin, proxy, _ = key
+            if time.monotonic() - lane.free_since <= self._limit:
+                lane.in_use()
+                return lane
+            await lane.aclose()
+        origin, proxy = key.origin, key.proxy
         # A client certificate is shown to the origin of the download only, so never to a proxy. And where nobody
         # speaks TLS, nobody needs the authorities: reading them takes its time.
-        trust = await self._context(identity=True) if origin.startswith("https:") else self._no_trust
+        trust = await self._context(identity=True) if origin.startswith("https:") else None
         proxy_trust = await self._context(identity=False) if proxy[:6].lower() == "https:" else None
         await idle.make_room(origin)
-        return Lane(_transport(self.options, trust, client_proxy(proxy, proxy_trust)), self, key)
+        if key.is_direct:
+            return DirectLane(trust, self.options.local_address, scratch, self, key)
+        transport = _transport(self.options, trust or self._no_trust, client_proxy(proxy, proxy_trust))
+        return LibraryLane(transport, self, key)
 
     def keep(self, lane: Lane, idle: IdleConnections) -> bool:
         """Take *lane* among the free ones and the *idle* connections, unless there are as many as are allowed."""
@@ -121,11 +89,10 @@ class Pool:
 
     def expired(self, now: float) -> list[Lane]:
         """Take out and return the lanes that have been free for longer than connections may be idle."""
-        limit = math.inf if self.options.keepalive_expiry is None else self.options.keepalive_expiry
         found: list[Lane] = []
         for key, lanes in list(self.free.items()):
-            found += [lane for lane in lanes if now - lane.free_since > limit]
-            self.free[key] = [lane for lane in lanes if now - lane.free_since <= limit]
+            found += [lane for lane in lanes if now - lane.free_since > self._limit]
+            self.free[key] = [lane for lane in lanes if now - lane.free_since <= self._limit]
             if not self.free[key]:
                 del self.free[key]
         self.count -= len(found)
@@ -164,17 +131,19 @@ class Pools:
         self._lent: dict[Lane, IdleConnections] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._scratch = memoryview(bytearray(SCRATCH))
 
     async def take(self, request: Request, settings: Settings, idle: IdleConnections) -> Lane:
         """Return a lane for *request* alone; raises TLSError and ProxyError."""
+        origin, proxy = origin_of(request), settings.proxy_for(request.url)
         shared = settings.connection, stamps(settings.tls)
         pool = self._pools.get(shared)
         if pool is None:
             pool = self._pools[shared] = Pool(settings.connection)
         pool.users += 1
-        key = Key(request.origin, settings.proxy_for(request.url), _who(request))
+        key = Key(origin, proxy, _who(request), pool.is_direct and not proxy and not is_mocked())
         try:
-            lane = await pool.lane(key, idle)
+            lane = await pool.lane(key, idle, self._scratch)
         except BaseException:
             self._unused(pool)
             raise
@@ -183,7 +152,7 @@ class Pools:
 
     async def give_back(self, sender: Sender, *, clean: bool) -> None:
         """Keep a lane for the next exchange, or close it unless it is *clean*."""
-        assert isinstance(sender, Lane)
+        assert isinstance(sender, DirectLane | LibraryLane)
         self._unused(sender.pool)
         idle = self._lent.pop(sender, None)
         if idle is not None and clean and sender.pool.keep(sender, idle):
@@ -227,10 +196,6 @@ class Pools:
         self.evict(time.monotonic())
         if self._pools:
             self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._tick)
-
-
-def _nothing() -> None:
-    """Do nothing: the lane has not been idle yet."""
 
 
 def _who(request: Request) -> User | str | None:

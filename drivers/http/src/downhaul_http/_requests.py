@@ -1,11 +1,11 @@
-"""From a `Request` of downhaul to one of httpx."""
+"""From a `Request` of downhaul to what is sent."""
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode
 
 import httpx
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
     from downhaul import Request, User
 
-_NO_BODY: Final = httpx.ByteStream(b"")
 _IDENTITY: Final = (b"Accept-Encoding", b"identity")
 _ACCEPT: Final = (b"Accept", b"*/*")
 _FORM: Final = (b"Content-Type", b"application/x-www-form-urlencoded")
 _OURS: Final = frozenset({b"range", b"if-range", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_PLAIN: Final = re.compile(
+    r"https?://(?P<host>[a-z0-9.-]+(?::[0-9]+)?)"
+    r"(?P<target>/(?:[A-Za-z0-9_~!$&'()*+,;=:@-]|(?<!/)[./]|/(?!\.)|%[0-9A-F]{2})*(?:\?[A-Za-z0-9_~!$&()*+,;=:@/.-]*)?)"
+)
+"""URLs that are sent as they stand: nothing in them to encode, to decode, to take away."""
+
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -52,8 +57,35 @@ def client_url(request: Request) -> httpx.URL:
     raise failure
 
 
-def client_request(request: Request, url: httpx.URL, defaults: Iterable[tuple[bytes, bytes]] = ()) -> httpx.Request:
-    """Return *request* as httpx sends it to *url*, with *defaults* for the header fields that it does not set.
+def origin_of(request: Request) -> str:
+    """Return the origin of *request*; raises FetchError where its URL cannot be asked for."""
+    try:
+        return request.origin
+    except ValueError:
+        client_url(request)
+        raise
+
+
+class Message(NamedTuple):
+    """A request as it is sent, in HTTP/1.1 or another form."""
+
+    method: str
+    url: httpx.URL
+    fields: list[tuple[bytes, bytes]]
+    content: bytes = b""
+
+    def for_client(self) -> httpx.Request:
+        """Return it as a request of httpx."""
+        return httpx.Request(self.method, self.url, headers=self.fields, stream=httpx.ByteStream(self.content))
+
+    def lines(self) -> bytes:
+        """Return what stands behind the request's target, to the end (RFC 9112, section 3)."""
+        lines = b"".join([b"%b: %b\r\n" % field for field in self.fields])
+        return b" HTTP/1.1\r\n%b\r\n%b" % (lines, self.content)
+
+
+def message(request: Request, url: httpx.URL, defaults: Iterable[tuple[bytes, bytes]] = ()) -> Message:
+    """Return *request* as it is sent to *url*, with *defaults* for the header fields that it does not set.
 
     Raises ProtocolError for a header field that cannot be sent.
     """
@@ -81,9 +113,29 @@ def client_request(request: Request, url: httpx.URL, defaults: Iterable[tuple[by
     if request.entitled is not None and request.entitled.form:
         content = urlencode(request.entitled.form).encode()
         fields.extend((_FORM, (b"Content-Length", str(len(content)).encode())))
-        return httpx.Request("POST", url, headers=fields, stream=httpx.ByteStream(content))
-    method = "HEAD" if wants_head_only(request) else "GET"
-    return httpx.Request(method, url, headers=fields, stream=_NO_BODY)
+        return Message("POST", url, fields, content)
+    return Message("HEAD" if wants_head_only(request) else "GET", url, fields)
+
+
+def plain_target(request: Request) -> tuple[str, bytes]:
+    """Return host and target of a *request* for a whole file, as they are sent; "" and b"" where it takes more thought.
+
+    Requests to one origin for which there is a target differ in nothing else, if their headers and credentials are
+    equal.
+    """
+    known = request.credentials
+    if (
+        request.verb != "get"
+        or request.offset
+        or request.length is not None
+        or request.unless is not None
+        or (known is not None and (known.path != "/" or known.parameters or known.form))
+    ):
+        return "", b""
+    match = _PLAIN.fullmatch(request.url)
+    if match is None or match["host"].endswith((":80", ":443")):
+        return "", b""
+    return match["host"], match["target"].encode()
 
 
 def wants_head_only(request: Request) -> bool:

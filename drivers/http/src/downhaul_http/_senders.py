@@ -5,24 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from downhaul import IdleConnections, Request, Settings, Timeout
 
-    import httpx
-
-    from downhaul import IdleConnections, Request, Settings
-
-    Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
+    from ._body import Rest
+    from ._heads import Head
 
 
 class Sender(Protocol):
-    """What sends one request: `send`, whether a proxy stands between, and header fields to add where unset."""
+    """What sends one request."""
 
-    @property
-    def send(self) -> Send: ...
-    @property
-    def proxied(self) -> bool: ...
-    @property
-    def defaults(self) -> list[tuple[bytes, bytes]]: ...
+    async def exchange(self, request: Request, timeout: Timeout) -> tuple[Head, Rest]:
+        """Send *request*; return the head of the answer, and the rest of it. Raises FetchError."""
 
 
 class Senders(Protocol):
