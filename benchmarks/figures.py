@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _DISTRIBUTIONS: Final = (
     "downhaul", "downhaul-http", "downhaul-ftp", "httpx", "httpcore", "aioftp", "pluggy",
@@ -22,7 +22,8 @@ _DISTRIBUTIONS: Final = (
 class Figure:
     """One thing measured: in which case, what, how much of which unit, and what it may be at most.
 
-    Without a bar it is only told. *spread* are the least and the most of what the value is the median of.
+    Without a bar it is only told. *spread* are the least and the most of what the value is the median of. *note* stands
+    beside it. Where it could not be measured, *missing* says why, and its bar is not kept.
     """
 
     case: str
@@ -32,17 +33,27 @@ class Figure:
     at_most: float | None = None
     spread: tuple[float, float] | None = None
     digits: int = 1
+    note: str = ""
+    missing: str = ""
 
     @property
     def passes(self) -> bool:
         """Whether the bar is kept, if there is one."""
-        return self.at_most is None or self.value <= self.at_most
+        return self.at_most is None or (not self.missing and self.value <= self.at_most)
 
     @property
     def measured(self) -> str:
         """The value with its unit, and its spread."""
+        if self.missing:
+            return "-"
         value = f"{self._told(self.value)} {self.unit}".rstrip()
         return value if self.spread is None else f"{value} ({' to '.join(map(self._told, self.spread))})"
+
+    @property
+    def remarks(self) -> str:
+        """Whether its bar was missed, and what else there is to say."""
+        missed = "" if self.passes or self.missing else "MISSED"
+        return ", ".join(filter(None, (missed, self.missing, self.note)))
 
     def _told(self, value: float) -> str:
         return f"{value:,.{self.digits}f}"
@@ -53,10 +64,21 @@ def table(figures: Iterable[Figure]) -> str:
     rows = [("case", "what", "measured", "at most", "")]
     for each in figures:
         bar = "" if each.at_most is None else f"{each.at_most:,g} {each.unit}".rstrip()
-        rows.append((each.case, each.what, each.measured, bar, "" if each.passes else "MISSED"))
+        rows.append((each.case, each.what, each.measured, bar, each.remarks))
+    return columns(rows, left=2)
+
+
+def columns(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Return *rows* as lines in columns: *left* of them and the last one begin, the others end, at the same place."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = "{0:<{5}}  {1:<{6}}  {2:>{7}}  {3:>{8}}  {4}"
-    return "\n".join(left.format(*row, *widths).rstrip() for row in rows)
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place < left or place == len(row) - 1 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def machine() -> str:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .files import Task
 
-CURL_MOST: Final = 300
-"""How many transfers curl makes at a time, at most; what is more than that, it takes for a mistake."""
 SIX: Final = "md5,sha1,sha224,sha256,sha384,sha512"
 _BESIDES: Final = "md5,sha1,sha224,sha384,sha512"  # sha256 is validated
 
@@ -35,13 +33,14 @@ class Order:
 class Contestant:
     """Who fetches files: the command for an order, and the name of the peer that it needs, or "" for none.
 
-    One that does not *fetch* is a limit: it leaves no files.
+    One that does not *fetch* is a limit: it leaves no files. *most* is how many files at a time are possible at all.
     """
 
     name: str
     command: Callable[[Order], list[str]]
     peer: str = ""
     fetches: bool = True
+    most: int = 1000
 
     @property
     def missing(self) -> str:
@@ -77,8 +76,7 @@ def _curl(order: Order) -> list[str]:
     if len(task.files) == 1:
         return [*command, "-o", str(task.files[0].path), task.files[0].url]
     config = _written(task, "curl", (f'url = "{each.url}"\noutput = "{each.path}"' for each in task.files))
-    at_most = str(min(order.concurrency, CURL_MOST))
-    return [*command, "--parallel", "--parallel-max", at_most, "--parallel-immediate", "-K", config]
+    return [*command, "--parallel", "--parallel-max", str(order.concurrency), "--parallel-immediate", "-K", config]
 
 
 def _aria2(order: Order) -> list[str]:
@@ -143,7 +141,7 @@ CONTESTANTS: Final[dict[str, Contestant]] = {
         Contestant(OURS_SYNC, _downhaul_sync),
         Contestant(OURS_SIX, _downhaul_six),
         Contestant(HASHING, _hashing, fetches=False),
-        Contestant("curl", _curl, "curl"),
+        Contestant("curl", _curl, "curl", most=300),  # it takes more for a mistake, and makes 50
         Contestant("aria2", _aria2, "aria2"),
         Contestant("wget2", _wget2, "wget2"),
         Contestant("lftp", _lftp, "lftp"),

@@ -32,8 +32,8 @@ class File:
 class Task:
     """What the contestants of a workload fetch.
 
-    *base* is the URL of the directory of the *files*, *target* the one where they shall be, and *work* has room for what
-    a contestant wants in writing. *certificate* is that of the authority to be trusted, with https.
+    *base* is the URL of the directory of the *files*, *target* the one where they shall be, and *work* has room for
+    what a contestant wants in writing. *certificate* is that of the authority to be trusted, with https.
     """
 
     files: tuple[File, ...]

@@ -22,10 +22,15 @@ _TOLD: Final = 2000  # characters of what a command printed
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Seconds until it ended, seconds of a processor with those of its children, bytes resident at most."""
+    """Seconds until it ended, seconds of a processor with those of its children, and the peak of its largest process.
+
+    The *peak* is the most that was resident, in bytes.
+    *others* are the seconds of a processor that everybody else used meanwhile: the server, and who disturbed.
+    """
 
     wall: float
     cpu: float
+    others: float
     peak: int
 
 
@@ -45,7 +50,7 @@ def measure(name: str, command: Sequence[str], work: Path) -> Run:
     told = json.loads(text) if process.returncode == 0 else {"code": process.returncode}
     if told["code"] != 0:
         raise RuntimeError(f"{name} ended with {told['code']}:\n{_end_of(output)}")
-    return Run(told["wall"], told["cpu"], told["peak"])
+    return Run(told["wall"], told["cpu"], told["others"], told["peak"])
 
 
 def _end_of(output: Path) -> str:

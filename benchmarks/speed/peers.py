@@ -71,8 +71,8 @@ class Environment:
     @property
     def version(self) -> str:
         """Its version."""
-        command = [self.python, "-c", f"from importlib.metadata import version; print(version({self.name!r}))"]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        code = f"from importlib.metadata import version; print(version({self.name!r}))"
+        return subprocess.check_output([str(self.python), "-c", code], text=True).strip()
 
     @property
     def _directory(self) -> Path:

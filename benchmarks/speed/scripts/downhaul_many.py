@@ -1,7 +1,8 @@
 """Fetch the files of a manifest with downhaul, as a batch.
 
-``downhaul_many.py form=FORM manifest=FILE concurrency=NUMBER [workers=NUMBER] [digests=NAME,…] [certificate=FILE]``. The
-SHA-256 of each file is validated; *digests* are calculated besides. Whatever fails, fails the script.
+``downhaul_many.py form=FORM manifest=FILE concurrency=NUMBER [workers=NUMBER] [digests=NAME,…] [certificate=FILE]``
+
+The SHA-256 of each file is validated; *digests* are calculated besides. Whatever fails, fails the script.
 """
 
 from __future__ import annotations

@@ -92,6 +92,9 @@ class Batch:
         here = asyncio.get_running_loop()
 
         def deliver(plan: Plan) -> None:
+            if crew.loop is here:
+                inbox.put(plan)
+                return
             try:
                 here.call_soon_threadsafe(inbox.put, plan)
             except RuntimeError:  # the loop that consumes is closed: nobody will leave the batch

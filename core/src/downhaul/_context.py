@@ -6,30 +6,27 @@ import asyncio
 import atexit
 import os
 import threading
-import time
 import weakref
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from ._arguments import check_count, plugins_of, settings_of
+from ._driven import Driven
 from ._drivers import DriverBook
-from ._errors import DownloadError
 from ._loops import Call, CleanUp, LoopThread, running_loop
-from ._models import Payload, Redirected
-from ._pace import in_time
 from ._pipeline import finished
 from ._shared import Shared
-from ._transfer import in_driver, refuse_in_driver
+from ._transfer import refuse_in_driver
 from ._urls import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
+    from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
     from ._download import Download
     from ._drivers import Driver
-    from ._models import Headers
+    from ._models import Payload
     from ._settings import Settings, SettingsFields
     from ._transfer import Transfer
     from ._writers import Writer
@@ -114,32 +111,9 @@ class Context:
         """Drop the value of *key* if it still is *stale*, so that one expired token is refreshed once."""
         self._bound().values.forget(plugin, key, stale)
 
-    @asynccontextmanager
-    async def drive(self, transfer: Transfer) -> AsyncGenerator[Payload]:
+    def drive(self, transfer: Transfer) -> AbstractAsyncContextManager[Payload]:
         """Let the driver for the scheme answer ``transfer.request``, in a slot of its origin; follow its redirects."""
-        refuse_in_driver("context.drive")
-        shared, request = self._bound(), transfer.request
-        trail: tuple[tuple[str, Headers], ...] = ()
-        while True:
-            driver = await self._driver(shared, request.url)
-            async with shared.governor.slot(request.origin, urgent=transfer.urgent):
-                outside = in_driver.get()
-                in_driver.set(True)
-                since = time.monotonic()
-                try:
-                    answer = driver.open(request, transfer.settings_for(request))
-                    async with in_time(answer, transfer.low_speed, request.url) as payload:
-                        transfer.seconds += time.monotonic() - since
-                        yield replace(payload, info=replace(payload.info, trail=trail)) if trail else payload
-                    return
-                except Redirected as redirected:
-                    trail = (*trail, (request.url, redirected.headers))
-                    request = redirected.request
-                except DownloadError as error:
-                    error.source = error.source or request.url  # after redirects, not the one that was asked for
-                    raise
-                finally:
-                    in_driver.set(outside)
+        return Driven(self._bound(), transfer)
 
     @property
     def is_closed(self) -> bool:
@@ -281,13 +255,6 @@ class Context:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise RuntimeError("this context is closed")
-
-    async def _driver(self, shared: Shared, url: str) -> Driver:
-        scheme = scheme_of(url)
-        if not shared.drivers.is_loaded(scheme):
-            # An import may take half a second; the module is found in sys.modules afterwards.
-            await asyncio.get_running_loop().run_in_executor(shared.executor(), shared.drivers.preload, scheme)
-        return shared.drivers.driver(scheme, url)
 
     def _abandon(self) -> None:
         """In the child of a fork: leave to the parent what is the parent's, and start empty."""

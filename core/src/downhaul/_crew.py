@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ._cancelling import cancel
 from ._errors import DownloadError
+from ._loops import running_loop
 from ._pipeline import finished
 
 if TYPE_CHECKING:
@@ -74,7 +75,11 @@ class Crew:
 
     def submit(self, job: Job) -> None:
         """Start *job* as soon as there is room; callable from any thread."""
-        self._context._call_soon(self._add, job)
+        if running_loop() is self.loop:
+            self._context._refuse_closed()
+            self._add(job)
+        else:
+            self._context._call_soon(self._add, job)
 
     def consumed(self, plan: Plan) -> None:
         """Make room for what *plan* took of the byte budget; callable from any thread."""

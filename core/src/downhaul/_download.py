@@ -186,11 +186,9 @@ class Download:
         else:
             refuse_in_driver("transfer.nested")
             settings = self.settings.filled(self._inherited(parent))
-        shared.drivers.check_options(tuple(settings.options))
-        own = dict.fromkeys((*self.plugins, *context.plugins))
-        replaced = {type(plugin) for plugin in own}
-        built_in = (plugin for plugin in context.built_in if type(plugin) not in replaced)
-        hooks = shared.hooks(tuple(plugin for plugin in (*own, *built_in) if plugin != self._without))
+        if settings.options:
+            shared.drivers.check_options(tuple(settings.options))
+        hooks = shared.hooks(self.plugins, self._without)
         whole = verb == "get" and part is None
         judges = (self.validations, self.digests) if whole else ((), ())
         pipeline = Pipeline(outlet, *judges, shared.executor)

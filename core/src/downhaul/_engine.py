@@ -35,8 +35,6 @@ from ._registry import cancellations, is_cancelled
 from ._urls import scheme_of, show, source_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from ._models import Retry
     from ._pipeline import Pipeline
     from ._registry import Hooks
@@ -71,10 +69,17 @@ class _NoTryLeft(DownloadError):
     """The plugins aim at a source that has had its tries of this round."""
 
 
-async def _spent() -> AsyncIterator[bytes]:
-    """Yield nothing: the body of an answer that was left."""
-    return
-    yield b""
+class _Spent:
+    """The body of an answer that was left: nothing."""
+
+    def __aiter__(self) -> _Spent:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+_SPENT: Final = _Spent()
 
 
 class Engine:
@@ -98,8 +103,11 @@ class Engine:
         failure: DownloadError | None = None
         try:
             try:
-                async with asyncio.timeout(total):
+                if total is None:
                     result = await self._attempts()
+                else:
+                    async with asyncio.timeout(total):
+                        result = await self._attempts()
             except TimeoutError:
                 failure = TimeoutExceeded(f"the download took longer than {total} s in total", "total")
             except DownloadError as error:
@@ -118,7 +126,7 @@ class Engine:
                 failure.__cause__ = failure.__context__ = failure.__traceback__ = None
             self._hooks.done(transfer, result or self._published or failure)
             if transfer.payload is not None:  # its body holds what the driver had open, and so may hold our task
-                transfer.payload = replace(transfer.payload, body=_spent())
+                transfer.payload = Payload(transfer.payload.info, _SPENT)
         if result is not None:
             return result
         assert failure is not None
@@ -205,13 +213,12 @@ class Engine:
     async def _attempt(self) -> Result:
         """Open, receive, validate, publish; where continuing or asking by a version went wrong, once more from 0."""
         request = self._kept.continued(self._transfer.request)
-        whole = replace(request, offset=0, length=None, version=None, unless=None)
         try:
             return await self._deliver(request)
         except RangeRefused as error:
             # An answer that is put together may have been refused behind its start, too.
             together = self._transfer.payload is not None and self._transfer.payload.info.sources
-            if request == whole and not together:
+            if request == _whole(request) and not together:
                 raise
             _log.info("%s: %s; starting again from 0", self._transfer, error)
         except ValidationError as error:
@@ -223,7 +230,7 @@ class Engine:
             _log.info("%s: %s; bytes of several answers, so again from 0", self._transfer, error)
         self._kept.restart()
         try:
-            return await self._deliver(whole)
+            return await self._deliver(_whole(request))
         except ValidationError:
             self._kept.restart()
             raise
@@ -396,3 +403,7 @@ class Engine:
             longest = max((error, *last.values()), key=lambda each: each.retry_after or 0)
             return error if longest is error else longest.copy()
         return SourcesExhausted(f"{len(last)} sources failed: {told}", list(last.values()))
+
+
+def _whole(request: Request) -> Request:
+    return replace(request, offset=0, length=None, version=None, unless=None)

@@ -44,13 +44,15 @@ class Governor:
     @asynccontextmanager
     async def slot(self, origin: str, *, urgent: bool = False) -> AsyncGenerator[None]:
         """Hold a slot for *origin* while the block runs; wait for one first."""
-        await self._take(origin, self._urgent if urgent else self._patient)
+        await self.take(origin, urgent=urgent)
         try:
             yield
         finally:
-            self._give_back(origin)
+            self.give_back(origin)
 
-    async def _take(self, origin: str, queues: _Queues) -> None:
+    async def take(self, origin: str, *, urgent: bool = False) -> None:
+        """Take a slot for *origin*, which is to be given back; wait for one first."""
+        queues = self._urgent if urgent else self._patient
         if self._is_free(origin) and origin not in queues:
             self._count(origin, 1)
             return
@@ -60,14 +62,16 @@ class Governor:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give_back(origin)  # the slot came while we were being cancelled
+                self.give_back(origin)  # the slot came while we were being cancelled
             else:
                 _leave(queues, origin, turn)
             raise
 
-    def _give_back(self, origin: str) -> None:
+    def give_back(self, origin: str) -> None:
+        """Give a slot of *origin* back."""
         self._count(origin, -1)
-        self._pass_on()
+        if self._urgent or self._patient:
+            self._pass_on()
 
     def _pass_on(self) -> None:
         for queues in (self._urgent, self._patient):

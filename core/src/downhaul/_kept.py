@@ -38,6 +38,8 @@ class Kept:
     def continued(self, request: Request) -> Request:
         """Return *request* for the rest of what is wanted, with what must not have changed; for all without proof."""
         position, outlet, part = self._pipeline.position, self._pipeline.outlet, self.part
+        if not position and outlet is None and _is_whole(request, self._transfer._base):
+            return request
         start = replace(request, verb=self._transfer._base.verb, offset=0, length=None, version=None)
         if part is not None:
             start = replace(start, offset=part.start, length=len(part), unless=None)
@@ -132,3 +134,14 @@ class Kept:
             raise RangeRefused(f"{show(info.url)} does not tell its size: nothing would prove a part of it")
         if part is not None and info.size is not None and info.size < part.stop:
             raise RangeRefused(f"{show(info.url)} has {info.size} bytes; asked for those up to {part.stop}")
+
+
+def _is_whole(request: Request, base: Request) -> bool:
+    """Tell whether *request* asks for what *base* does, which is all of a file."""
+    return (
+        not request.offset
+        and request.length is None
+        and request.version is None
+        and base.length is None
+        and request.verb == base.verb
+    )

@@ -188,6 +188,7 @@ class AsyncPlans(Plans):
         super().__init__(crew, tally)
         self._inbox = inbox
         self._source: Any = aiter(downloads) if isinstance(downloads, AsyncIterable) else iter(downloads)
+        self._is_async = hasattr(self._source, "__anext__")
         self._backlog = backlog
         self._outstanding = 0  # pulled, not yet consumed
         self._exhausted = False
@@ -232,14 +233,40 @@ class AsyncPlans(Plans):
             self._refuse_left("async with")
         self._outstanding -= 1
         self._consumed(plan)
-        self._keep_feeding()
+        asyncio.get_running_loop().call_soon(self._keep_feeding)  # the plan is theirs first
         return plan
 
     def _keep_feeding(self) -> None:
-        """Let a task pull jobs while there is room for more; one that waited for room would keep what was dropped."""
-        over = self._left or self._exhausted or self._outstanding >= self._backlog
-        if not over and (self._feeder is None or self._feeder.done()):
+        """Pull jobs while there is room for more, those that must be waited for in a task.
+
+        A task that waited for room would keep what was dropped. One job is pulled here, where that needs no waiting: so
+        much is made room for at a time, and a task for it would cost more than the job.
+        """
+        if self._left or self._exhausted or self._outstanding >= self._backlog:
+            return
+        if self._feeder is not None and not self._feeder.done():
+            return
+        if self._outstanding == self._backlog - 1 and not self._is_async:
+            self._variables.run(self._pull)
+        else:
             self._feeder = asyncio.create_task(self._feed(), context=self._variables)
+
+    def _pull(self) -> None:
+        """Pull one job of an iterable that need not be awaited."""
+        ended = True
+        try:
+            self._submit(next(self._source))
+            self._outstanding += 1
+            ended = False
+        except StopIteration:
+            pass
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            self._failure = error  # raised when all that was pulled has been consumed
+        finally:
+            if ended:
+                self._exhaust()
 
     async def _feed(self) -> None:
         ended = True
@@ -259,16 +286,19 @@ class AsyncPlans(Plans):
             self._failure = error  # raised when all that was pulled has been consumed
         finally:
             if ended:
-                self._exhausted = True
-                if not self._left:
-                    self._tally.exhaust()
-                self._wake()
+                self._exhaust()
+
+    def _exhaust(self) -> None:
+        self._exhausted = True
+        if not self._left:
+            self._tally.exhaust()
+        self._wake()
 
     def _wake(self) -> None:
         self._inbox.put(None)
 
     async def _next_item(self) -> object:
-        if hasattr(self._source, "__anext__"):
+        if self._is_async:
             return await anext(self._source)
         item = next(self._source, _END)
         if item is _END:

@@ -267,7 +267,7 @@ class Settings:
 class HeaderFields(Mapping[str, str]):
     """Header fields to be sent, checked: a hashable mapping whose names ignore case and whose repr hides the values."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_private", "_public")
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._fields: dict[str, tuple[str, str]] = {}
@@ -279,14 +279,16 @@ class HeaderFields(Mapping[str, str]):
             if any(character in value for character in "\r\n\0") or value != value.strip():
                 raise ValueError(f"the value of header {name} holds a line break, NUL or blanks around it")
             self._fields[name.lower()] = name, value
+        self._public = tuple(pair for key, pair in self._fields.items() if key in _PUBLIC_HEADERS)
+        self._private = tuple(pair for key, pair in self._fields.items() if key not in _PUBLIC_HEADERS)
 
     def public(self) -> tuple[tuple[str, str], ...]:
         """Return the fields that any origin may see: Accept, Accept-Language and User-Agent."""
-        return tuple(pair for key, pair in self._fields.items() if key in _PUBLIC_HEADERS)
+        return self._public
 
     def private(self) -> tuple[tuple[str, str], ...]:
         """Return the fields that only the origin of the download may see."""
-        return tuple(pair for key, pair in self._fields.items() if key not in _PUBLIC_HEADERS)
+        return self._private
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()][1]

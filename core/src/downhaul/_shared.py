@@ -42,6 +42,7 @@ class Shared:
         self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()
         self._settings: OrderedDict[Settings, Settings] = OrderedDict()
         self._defaults = context.settings
+        self._plugins, self._built_in = context.plugins, context.built_in
         self._closed = False
 
     def executor(self) -> Executor:
@@ -54,9 +55,18 @@ class Shared:
         """Tell whether this thread is one of those that hash and write."""
         return self._executor is not None and self._executor.is_here()
 
-    def hooks(self, plugins: tuple[object, ...]) -> Hooks:
-        """Return the hooks of *plugins*, made when they are new: that costs a thousand times more than finding them."""
-        return _kept(self._hooks, plugins, lambda: Hooks(plugins))
+    def hooks(self, plugins: tuple[object, ...], without: object = None) -> Hooks:
+        """Return the hooks of *plugins*, the context's and the built-in ones, all save *without*.
+
+        Made when they are new: that costs a thousand times more than finding them.
+        """
+        return _kept(self._hooks, (plugins, without), lambda: Hooks(self._composed(plugins, without)))
+
+    def _composed(self, plugins: tuple[object, ...], without: object) -> tuple[object, ...]:
+        own = dict.fromkeys((*plugins, *self._plugins))
+        replaced = {type(plugin) for plugin in own}
+        built_in = (plugin for plugin in self._built_in if type(plugin) not in replaced)
+        return tuple(plugin for plugin in (*own, *built_in) if plugin != without)
 
     def settings(self, settings: Settings) -> Settings:
         """Return *settings* with what is unset filled from the context and the defaults."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ._transfer import Transfer
 
 _NAME_MAX: Final = 255
-_UMASK: Final = re.compile(r"^Umask:\s*([0-7]+)", re.MULTILINE)
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UMASK: Final = re.compile(rb"^Umask:\s*([0-7]+)", re.MULTILINE)
 
 
 class Sink(Protocol):
@@ -126,23 +127,30 @@ class _BufferSink:
 
 
 class _FileSink:
+    """A file under a name of its own beside *path*; paths are text in here, which costs a tenth of what objects do."""
+
     def __init__(self, path: Path, *, parents: bool) -> None:
         self._given, self._parents = path, parents
-        self._temporary: Path | None = None
+        self._temporary = ""
         self._file = -1
         self.position = 0
         with _told(path):
-            self._path = path.absolute()  # the working directory may change meanwhile
+            given = str(path)
+            # The working directory may change meanwhile.
+            self._path = given if given.startswith("/") else os.path.join(os.getcwd(), given)  # noqa: PTH109, PTH118
+            self._directory, _, self._name = self._path.rpartition("/")
             self._look()
 
     def write(self, block: Block) -> None:
-        with _told(self._given):
-            self._create()
-            view = memoryview(block).cast("B")
-            while view:
-                written = os.write(self._file, view)
-                self.position += written
-                view = view[written:]
+        try:
+            if self._file < 0:
+                self._create()
+            written = os.write(self._file, block)
+            self.position += written
+            if written < len(block):
+                self._write_rest(memoryview(block).cast("B")[written:])
+        except (OSError, ValueError) as reason:
+            raise _refused(reason, self._given) from None
 
     def truncate(self, position: int) -> None:
         if self._file >= 0:
@@ -153,58 +161,72 @@ class _FileSink:
 
     def commit(self) -> None:
         with _told(self._given):
-            temporary = self._create()
+            if self._file < 0:
+                self._create()
             os.fchmod(self._file, 0o666 & ~_umask())
             self._close()
-            self._look()
-            temporary.replace(self._path)
-            self._temporary = None
+            _refuse_other_kinds(self._path)
+            os.replace(self._temporary, self._path)  # noqa: PTH105
+            self._temporary = ""
 
     def discard(self) -> None:
         self._close()
-        if self._temporary is not None:
+        if self._temporary:
             with contextlib.suppress(FileNotFoundError):
-                self._temporary.unlink()
-            self._temporary = None
+                os.unlink(self._temporary)  # noqa: PTH108
+            self._temporary = ""
 
     def reader(self) -> BinaryIO:
         with _told(self._given):
-            return self._create().open("rb")
+            if self._file < 0:
+                self._create()
+            return open(self._temporary, "rb")  # noqa: PTH123 - the caller closes it
 
     def _look(self) -> None:
         """Raise OSError if the path is no place for a file, before any byte is asked for."""
-        try:
-            mode = os.lstat(self._path).st_mode
-        except FileNotFoundError:
-            mode = None
-        parent = self._path.parent
-        while self._parents and parent != parent.parent and not os.path.lexists(parent):
-            parent = parent.parent
-        if mode is not None and stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "it is a directory")
-        if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            raise OSError(errno.EINVAL, "it is neither a file nor a link")
-        if not parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, f"there is no directory {str(parent)!r}; create it first")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"no permission to write in {str(parent)!r}")
+        _refuse_other_kinds(self._path)
+        parent = self._directory or "/"
+        while self._parents and parent != "/" and not os.path.lexists(parent):
+            parent = parent.rpartition("/")[0] or "/"
+        if os.access(parent, os.W_OK | os.X_OK) and (not self._parents or os.path.isdir(parent)):  # noqa: PTH112
+            return
+        if not os.path.isdir(parent):  # noqa: PTH112
+            raise FileNotFoundError(errno.ENOENT, f"there is no directory {parent!r}; create it first")
+        raise PermissionError(errno.EACCES, f"no permission to write in {parent!r}")
 
-    def _create(self) -> Path:
-        if self._temporary is None:
-            ending = f".{os.urandom(6).hex()}.part"
-            stem = os.fsencode(self._path.name)[: _NAME_MAX - len(ending) - 1]
-            temporary = self._path.with_name(f".{os.fsdecode(stem)}{ending}")
-            if self._parents:
-                temporary.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = os.open(temporary, flags, 0o600)
-            self._temporary = temporary
-        return self._temporary
+    def _create(self) -> None:
+        ending = f".{os.urandom(6).hex()}.part"
+        stem = self._name
+        if len(stem) + len(ending) >= _NAME_MAX or not stem.isascii():
+            stem = os.fsdecode(os.fsencode(stem)[: _NAME_MAX - len(ending) - 1])
+        temporary = f"{self._directory}/.{stem}{ending}"
+        if self._parents:
+            os.makedirs(self._directory or "/", exist_ok=True)  # noqa: PTH103
+        self._file = os.open(temporary, _NEW_FILE, 0o600)
+        self._temporary = temporary
+
+    def _write_rest(self, view: memoryview) -> None:
+        while view:
+            written = os.write(self._file, view)
+            self.position += written
+            view = view[written:]
 
     def _close(self) -> None:
         if self._file >= 0:
             file, self._file = self._file, -1
             os.close(file)
+
+
+def _refuse_other_kinds(path: str) -> None:
+    """Raise OSError if what is at *path* is neither a file nor a link, and so nothing to put a file in the place of."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory")
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OSError(errno.EINVAL, "it is neither a file nor a link")
 
 
 class _told:  # noqa: N801 - reads as a statement
@@ -217,10 +239,14 @@ class _told:  # noqa: N801 - reads as a statement
         pass
 
     def __exit__(self, kind: type[BaseException] | None, reason: BaseException | None, trace: object) -> None:
-        if isinstance(reason, OSError):
-            raise write_error(reason, f"cannot write {str(self._path)!r}") from None
-        if isinstance(reason, ValueError):
-            raise WriteError(f"cannot write {str(self._path)!r}: {reason}", errno.EINVAL) from None
+        if isinstance(reason, OSError | ValueError):
+            raise _refused(reason, self._path) from None
+
+
+def _refused(reason: OSError | ValueError, path: Path) -> WriteError:
+    if isinstance(reason, OSError):
+        return write_error(reason, f"cannot write {str(path)!r}")
+    return WriteError(f"cannot write {str(path)!r}: {reason}", errno.EINVAL)
 
 
 def write_error(reason: OSError, what: str) -> WriteError:
@@ -231,7 +257,11 @@ def write_error(reason: OSError, what: str) -> WriteError:
 def _umask() -> int:
     """Return the umask; the only call for it sets it too, and so would disturb other threads."""
     try:
-        found = _UMASK.search(Path("/proc/self/status").read_text("ascii", "replace"))
+        status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = _UMASK.search(os.read(status, 256))
+        finally:
+            os.close(status)
     except OSError:
         found = None
     if found:
