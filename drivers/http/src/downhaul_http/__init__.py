@@ -5,5 +5,6 @@ from __future__ import annotations
 from ._digest_auth import DigestAuth
 from ._driver import HttpDriver
 from ._options import HttpOptions
+from ._transport import Transport
 
-__all__ = ["DigestAuth", "HttpDriver", "HttpOptions"]
+__all__ = ["DigestAuth", "HttpDriver", "HttpOptions", "Transport"]

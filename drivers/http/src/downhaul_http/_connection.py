@@ -14,15 +14,12 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import h11
 import httpx
 
 from ._heads import MOST_BYTES, Head, read_plain
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
 
 SCRATCH: Final = 256 * 1024
 """Bytes that are read at once where the receiver has no memory to offer."""
@@ -371,10 +368,3 @@ class Connection(asyncio.BufferedProtocol):
             self._look_at(self._deadline)
         else:
             self._fail(httpx.ReadTimeout, "nothing came in time")
-
-
-async def send_all(connection: Connection, head: bytes, body: AsyncIterable[bytes], silence: float | None) -> None:
-    """Send a request whose *body* comes in pieces."""
-    await connection.send(head, silence)
-    async for piece in body:
-        await connection.send(piece, silence)
