@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ def digest_name(name: str) -> str:
     """Return the name that `hashlib` has for *name* ("SHA-256" is "sha256"); raise ValueError where it has none."""
     if not isinstance(name, str):
         raise TypeError(f"a digest algorithm is named by a str, not {type(name).__name__}")
+    return _known_as(name)
+
+
+@lru_cache(maxsize=64)
+def _known_as(name: str) -> str:
     lower = name.lower()
     for candidate in (lower, lower.replace("-", ""), lower.replace("-", "_")):
         if candidate in hashlib.algorithms_available and not candidate.startswith("shake") and _works(candidate):
@@ -29,12 +35,18 @@ def check_hexdigest(name: str, digits: str) -> str:
     """Return the hexadecimal *digits* in lower case; raise ValueError unless they fit the algorithm *name*."""
     if not isinstance(digits, str):
         raise TypeError(f"a digest is given as hexadecimal digits in a str, not {type(digits).__name__}")
-    length = hashlib.new(name, usedforsecurity=False).digest_size * 2
+    length = _length(name)
     if not _HEXADECIMAL.issuperset(digits):
         raise ValueError(f"a {name} digest has hexadecimal digits only, unlike {digits!r}")
     if len(digits) != length:
         raise ValueError(f"a {name} digest has {length} hexadecimal digits, not {len(digits)}")
     return digits.lower()
+
+
+@lru_cache(maxsize=64)
+def _length(name: str) -> int:
+    """Return the number of hexadecimal digits of the algorithm *name*."""
+    return hashlib.new(name, usedforsecurity=False).digest_size * 2
 
 
 def is_strong(name: str) -> bool:

@@ -34,7 +34,13 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields: dict[str, tuple[str, str]] = {}
+        pairs = tuple(pairs)
+        self._fields = {name.lower(): (name, value) for name, value in pairs}
+        if len(self._fields) < len(pairs):
+            self._join(pairs)
+
+    def _join(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._fields = {}
         for name, value in pairs:
             key = name.lower()
             known = self._fields.get(key)

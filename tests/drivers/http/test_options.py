@@ -15,7 +15,7 @@ from downhaul_http import HttpDriver, HttpOptions
 
 def test_exported():
     """What is public is listed, and nothing else is."""
-    assert downhaul_http.__all__ == ["DigestAuth", "HttpDriver", "HttpOptions"]
+    assert downhaul_http.__all__ == ["DigestAuth", "HttpDriver", "HttpOptions", "Transport"]
     assert issubclass(HttpDriver, Driver)
     assert HttpDriver.options == (HttpOptions,)
 

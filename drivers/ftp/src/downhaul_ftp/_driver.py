@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from downhaul import (
+    ConnectError,
     Driver,
     FetchError,
     Headers,
     Info,
     Payload,
     PolicyError,
+    ProtocolError,
     ProxyError,
     RangeRefused,
     Timeout,
@@ -23,20 +25,25 @@ from downhaul import (
 )
 
 from ._body import Body
-from ._client import ANONYMOUS, Client
+from ._client import Client
 from ._failures import refused
 from ._location import check_user, locate
+from ._login import ANONYMOUS
 from ._options import FtpOptions
 from ._pool import Key, Pool
-from ._replies import http_date
+from ._replies import http_date, size_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from downhaul import Request, Settings
 
+    from ._data import DataConnection
     from ._location import Location
     from ._replies import Reply
+
+_LOST: Final = (ConnectError, ProtocolError, TimeoutExceeded)
+"""What commands may end in that were sent in one piece, where a server or a firewall does not take that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,10 @@ class _State:
     size: int | None
     modified: str | None
     refusal: Reply | None
+    extended: bool
+    """Whether EPSV is to open the data connection, else PASV."""
+    passive: Reply | None
+    """The reply to that, if it was asked for along with the state."""
 
     @property
     def version(self) -> Version | None:
@@ -66,6 +77,7 @@ class FtpDriver(Driver):
     def __init__(self) -> None:
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
         self._without_epsv: set[str] = set()
+        self._one_by_one: set[str] = set()
 
     @property
     def _pool(self) -> Pool:
@@ -97,14 +109,14 @@ class FtpDriver(Driver):
         options = settings.of(FtpOptions)
         user = ANONYMOUS if request.user is None else check_user(request.user)
         key = Key(request.origin, user, settings.connection)
-        client, state = await self._begin(key, location, settings)
+        client, state = await self._begin(key, location, request, settings)
         body: Body | None = None
         clean = True
         try:
             info = _info(request, state)
             if info is None:
                 clean = False
-                info, body = await self._retrieve(client, location.path, request, state, options)
+                info, body = await self._retrieve(client, location, request, state, options.block)
             yield Payload(info, body or _nothing())
         finally:
             if clean or (body is not None and body.clean):
@@ -117,67 +129,90 @@ class FtpDriver(Driver):
                 finally:
                     await self._pool.drop(client)
 
-    async def _begin(self, key: Key, location: Location, settings: Settings) -> tuple[Client, _State]:
+    async def _begin(self, key: Key, location: Location, request: Request, settings: Settings) -> tuple[Client, _State]:
         """Return a control connection, and what the server told about the file on it.
 
-        An idle connection that turns out to be dead is no failure: the next one is asked, in the end a new one.
+        An idle connection that turns out to be dead is no failure: the next one is asked, in the end a new one. Nor is
+        it one that answers the first of several commands only: from then on its host gets one at a time.
         """
-        timeout = settings.timeout or Timeout()
+        timeout, host = settings.timeout or Timeout(), key.origin
         while True:
             client = await self._pool.take(key)
             reused = client is not None
             if client is None:
-                await self.idle.make_room(key.origin)
+                await self.idle.make_room(host)
                 client = await Client.opened(location, key.user, timeout)
-                self._pool.add(client)
+                self._pool.add(key, client)
             client.timeout, client.answered = timeout, False
+            at_once = not client.loses_commands and host not in self._one_by_one
+            extended = host not in self._without_epsv
             known = False
             try:
-                state = await _ask_state(client, location.path)
+                if at_once:
+                    passive = (b"EPSV" if extended else b"PASV",) if _wants_bytes(request) else ()
+                    state = _state(extended, *await client.about_at_once(location.path, *passive))
+                else:
+                    state = _state(extended, *await client.about(location.path))
                 known = True
                 return client, state
-            except TimeoutExceeded:
-                raise
-            except FetchError:
-                if not reused or client.answered:
+            except FetchError as error:
+                lost = at_once and (client.answered or not reused) and self._suspected(host, error)
+                again = lost if client.answered else reused and not isinstance(error, TimeoutExceeded)
+                if not again:
                     raise
             finally:
                 if not known:
                     await self._pool.drop(client)
 
     async def _retrieve(
-        self, client: Client, path: bytes, request: Request, state: _State, options: FtpOptions
+        self, client: Client, location: Location, request: Request, state: _State, block: int
     ) -> tuple[Info, Body]:
-        offset, host = request.offset, request.origin
-        extended = host not in self._without_epsv
+        data = await self._open_data(client, request.origin, state)
         try:
-            data, by_epsv = await client.open_data(options.read_ahead, extended=extended)
-        except FetchError:
-            self._without_epsv.discard(host)  # next time both ways are tried again
-            raise
-        if not by_epsv:
-            self._without_epsv.add(host)
-        try:
-            if offset:
-                await client.restart(offset)
-            final, announced = await client.retrieve(path, offset)
+            if request.offset:
+                await client.restart(request.offset)
+            final, announced = await client.retrieve(location.path, request.offset)
         except BaseException:
-            await data.aclose()
+            data.close()
             raise
-        size = state.size
+        size, offset = state.size, request.offset
         if size is None and not offset:  # behind an offset some servers announce the rest, some the whole
             size = announced
         left = None if size is None else size - offset
         limit = request.length if left is None or (request.length is not None and request.length < left) else None
-        body = Body(client, data, offset=offset, expected=left, limit=limit, final=final)
+        body = Body(client, data, offset=offset, expected=left, limit=limit, final=final, block=block)
         return _described(request, state, size, left if limit is None else limit), body
 
+    async def _open_data(self, client: Client, host: str, state: _State) -> DataConnection:
+        at_once = state.passive is not None
+        try:
+            data, failure = await client.open_data(state.passive, extended=state.extended)
+        except FetchError as error:
+            self._without_epsv.discard(host)  # next time both ways are tried again
+            at_once and self._suspected(host, error)
+            raise
+        if failure is not None:
+            self._without_epsv.add(host)
+            at_once and self._suspected(host, failure)  # some firewalls open a port only if its reply comes alone
+        return data
 
-async def _ask_state(client: Client, path: bytes) -> _State:
-    size, about_size = await client.size(path)
-    modified, about_time = await client.modified(path)
+    def _suspected(self, host: str, failure: FetchError) -> bool:
+        """Tell whether *failure* may be of commands that came in one piece; from then on *host* gets one at a time."""
+        lost = isinstance(failure, _LOST)
+        if lost:
+            self._one_by_one.add(host)
+        return lost
+
+
+def _wants_bytes(request: Request) -> bool:
+    """Tell whether a data connection will most probably be needed."""
+    return request.verb == "get" and request.unless is None and request.length != 0
+
+
+def _state(extended: bool, about_size: Reply, about_time: Reply, passive: Reply | None = None) -> _State:
+    size, modified = size_of(about_size), time_of(about_time)
     refusal = about_size if about_size.code == 550 else about_time
-    return _State(size, modified, refusal if size is None and modified is None else None)
+    return _State(size, modified, refusal if size is None and modified is None else None, extended, passive)
 
 
 def _info(request: Request, state: _State) -> Info | None:

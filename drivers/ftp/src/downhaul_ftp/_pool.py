@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._clock import Clock
+
 if TYPE_CHECKING:
-    from asyncio import TimerHandle
     from collections.abc import Callable
 
     from downhaul import IdleConnections, Settings, User
@@ -24,14 +24,15 @@ class Key(NamedTuple):
 
 
 class _Wait(NamedTuple):
-    """What ends when a connection is idle no more."""
+    """What ends when a connection is idle no more; its clock goes on with it."""
 
-    timer: TimerHandle
+    clock: Clock
     over: Callable[[], None]
 
-    def end(self) -> None:
-        self.timer.cancel()
+    def end(self) -> Clock:
+        self.clock.stop()
         self.over()
+        return self.clock
 
 
 class Pool:
@@ -39,58 +40,54 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[Key, dict[Client, _Wait]] = {}
-        self._used: set[Client] = set()
+        self._used: dict[Client, Clock] = {}
 
-    def add(self, client: Client) -> None:
+    def add(self, key: Key, client: Client) -> None:
         """Note a new connection that is in use."""
-        self._used.add(client)
+        self._used[client] = Clock(partial(self._expire, key, client))
 
     async def take(self, key: Key) -> Client | None:
         """Return the idle connection that was used last, or None; dead ones are dropped on the way."""
         while (waiting := self._idle.get(key)) is not None:
             client, wait = waiting.popitem()
-            wait.end()
             if not waiting:
                 del self._idle[key]
-            self._used.add(client)
-            quiet = False
-            try:
-                quiet = await client.is_quiet()
-            finally:
-                if not quiet:
-                    await self.drop(client)
-            if quiet:
+            self._used[client] = wait.end()
+            if client.is_quiet():
                 return client
+            await self.drop(client)
         return None
 
     def give(self, key: Key, client: Client, seconds: float, idle: IdleConnections) -> None:
         """Take back a connection on which nothing is under way, to be kept among *idle* ones for *seconds*."""
-        if client not in self._used:
+        clock = self._used.pop(client, None)
+        if clock is None:
             return  # closed meanwhile
-        self._used.discard(client)
         if not seconds:
+            clock.end()
             client.cut()
             return
-        timer = asyncio.get_running_loop().call_later(seconds, self._expire, key, client)
+        clock.start(seconds)
         over = idle.add(key.origin, partial(self._let_go, key, client))
-        self._idle.setdefault(key, {})[client] = _Wait(timer, over)
+        self._idle.setdefault(key, {})[client] = _Wait(clock, over)
 
     async def drop(self, client: Client) -> None:
         """Close a connection that is in doubt."""
-        self._used.discard(client)
+        clock = self._used.pop(client, None)
+        if clock is not None:
+            clock.end()
         await client.drop()
 
     async def aclose(self) -> None:
         """Close every connection, idle or in use."""
-        idle = [each for waiting in self._idle.values() for each in waiting.items()]
-        used = tuple(self._used)
-        self._idle.clear()
-        self._used.clear()
-        for _, wait in idle:
-            wait.end()
+        idle = {client: wait.end() for waiting in self._idle.values() for client, wait in waiting.items()}
+        used = self._used
+        self._idle, self._used = {}, {}
+        for clock in (*idle.values(), *used.values()):
+            clock.end()
         for client in used:
             client.cut()
-        for client, _ in idle:
+        for client in idle:
             await client.leave()
 
     def _expire(self, key: Key, client: Client) -> None:
@@ -103,6 +100,6 @@ class Pool:
 
     def _forget(self, key: Key, client: Client) -> None:
         waiting = self._idle[key]
-        waiting.pop(client).end()
+        waiting.pop(client).end().end()
         if not waiting:
             del self._idle[key]

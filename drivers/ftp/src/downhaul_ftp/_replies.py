@@ -7,12 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from downhaul import ConnectError, ProtocolError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+from downhaul import ProtocolError
 
 MAX_LINE: Final = 8 * 1024
 """The longest line of a reply, in bytes."""
@@ -29,11 +26,22 @@ _SHOWN: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply: its code, its text with one character per byte, and the text as it may be shown."""
+    """A reply: its code, its text with one character per byte, and the secrets that the text may repeat."""
 
     code: int
     text: str = field(repr=False)
-    shown: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, answer: tuple[str, list[str]], secrets: tuple[str, ...]) -> Reply:
+        """Return the reply of which *answer* is the code, and the lines without it."""
+        code, lines = answer
+        return cls(int(code), " ".join(filter(None, map(str.strip, lines))), secrets)
+
+    @property
+    def shown(self) -> str:
+        """The text as it may be shown."""
+        return shown(self.text, self.secrets)
 
     @property
     def preliminary(self) -> bool:
@@ -56,35 +64,51 @@ class Reply:
         return 400 <= self.code < 500
 
 
-async def read_reply(readline: Callable[[], Awaitable[bytes]]) -> tuple[str, list[str]]:
-    """Return the code of the next reply, and its lines without it, one character per byte (RFC 959, section 4.2).
+class Assembly:
+    """Replies as they come, line by line (RFC 959, section 4.2), one character per byte.
 
-    Empty lines before it are passed over; lines within it may look like anything. Raises `ConnectError` at the end of
-    the connection, `ProtocolError` for what is no reply or is too long.
+    Empty lines before a reply are passed over; lines within it may look like anything.
     """
-    code, size, lines = "", 0, list[str]()
-    while size <= _MAX_REPLY:
-        try:
-            line = await readline()
-        except ValueError:
-            break  # a stream's way to say that the line is longer than its limit
-        if not line.endswith(b"\n"):
-            raise ConnectError("the server closed the control connection")
-        size += len(line)
+
+    def __init__(self) -> None:
+        self._code = ""
+        self._lines: list[str] = []
+        self._size = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a reply has begun and not ended."""
+        return bool(self._code)
+
+    def add(self, line: bytes) -> tuple[str, list[str]] | None:
+        """Take the next line; return the code of the reply that it ends, and the reply's lines without it, or None.
+
+        Raises `ProtocolError` for what is no reply or is too long.
+        """
+        self._size += len(line)
+        if len(line) > MAX_LINE or self._size > _MAX_REPLY:
+            raise no_reply()
         text = line.decode("latin-1").rstrip("\r\n")
+        code = self._code
         if code:
             ends = text[:3] == code and text[3:4] in {"", " "}
-            lines.append(text[4:] if ends or text[:4] == f"{code}-" else text)
+            self._lines.append(text[4:] if ends or text[:4] == f"{code}-" else text)
         elif not text.strip():
-            continue
+            return None
         elif (match := _CODE.match(text)) is None:
-            break
+            raise no_reply()
         else:
             code, ends = match[1], not match[2]
-            lines.append(text[4:])
-        if ends:
-            return code, lines
-    raise ProtocolError(f"no reply of an FTP server, or one longer than {MAX_LINE} bytes a line, {_MAX_REPLY} in all")
+            self._code, self._lines = code, [text[4:]]
+        if not ends:
+            return None
+        self._code, self._size = "", 0
+        return code, self._lines
+
+
+def no_reply() -> ProtocolError:
+    """Return the error for what a server says that is no reply, or is endless."""
+    return ProtocolError(f"no reply of an FTP server, or one longer than {MAX_LINE} bytes a line, {_MAX_REPLY} in all")
 
 
 def shown(text: str, secrets: tuple[str, ...]) -> str:
@@ -138,6 +162,7 @@ def announced_size(reply: Reply, path: bytes) -> int | None:
 def http_date(time: str) -> str | None:
     """Return the time of an MDTM reply as a date of RFC 9110, section 5.6.7, or None if it is none."""
     try:
-        return format_datetime(datetime.strptime(time[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC), usegmt=True)
+        year, month, day, hour, minute, second = int(time[:4]), *(int(time[at : at + 2]) for at in range(4, 14, 2))
+        return format_datetime(datetime(year, month, day, hour, minute, second, tzinfo=UTC), usegmt=True)
     except ValueError:
         return None

@@ -24,7 +24,7 @@ from downhaul import (
 from ._dates import retry_after
 from ._echoes import Echoes
 from ._failures import wants_credentials
-from ._fields import Fields, text
+from ._fields import Fields
 from ._ranges import ContentRange, content_range, disagreement
 from ._requests import asks_range, wants_head_only
 from ._versions import check_unchanged, has_changed, if_range, version_of
@@ -58,7 +58,7 @@ def read_head(request: Request, head: Head, proxy: str = "") -> Answer:
     """
     protocol = head.version
     if protocol not in _VERSIONS:
-        raise ProtocolError(f"the server speaks {text(protocol)[:20]!r}")
+        raise ProtocolError(f"the server speaks {protocol[:20].decode(errors='replace')!r}")
     fields = Fields(head.fields)
     fields.check_budget()
     status = head.status
@@ -112,15 +112,15 @@ def _part(request: Request, fields: Fields, length: int | None, protocol: bytes)
 
 
 def _range_of(request: Request, fields: Fields) -> ContentRange:
-    kind = fields.single(b"content-type")
+    kind = fields.single("content-type")
     if kind is not None and kind.lower().lstrip().startswith("multipart/byteranges"):
         raise RangeRefused("the answer has several parts (multipart/byteranges); one was asked for")
-    values = fields.all(b"content-range")
+    values = fields.all("content-range")
     if len(values) != 1:
         raise RangeRefused(f"the answer has {len(values) or 'no'} Content-Range; a part has one")
-    found = content_range(text(values[0]))
+    found = content_range(values[0])
     if found is None:
-        raise RangeRefused(f"the Content-Range cannot be read: {text(values[0])[:100]!r}")
+        raise RangeRefused(f"the Content-Range cannot be read: {values[0][:100]!r}")
     if why := disagreement(found, request.offset, request.length):
         raise RangeRefused(why)
     return found
@@ -144,7 +144,7 @@ def _refusal(request: Request, head: Head, fields: Fields, proxy: str) -> Except
     if status < 200:
         return ProtocolError(f"the server answers {said}, which nobody asked for")
     if status < 400:
-        locations = fields.all(b"location")
+        locations = head.locations or [value.encode() for value in fields.all("location")]
         if status not in _REDIRECTS:
             return RedirectError(f"the server answers {said}, which is no file")
         if len(locations) != 1:
@@ -157,7 +157,7 @@ def _refusal(request: Request, head: Head, fields: Fields, proxy: str) -> Except
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return wants_credentials(said)
     kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
-    wait = retry_after(fields.single(b"retry-after"), fields.single(b"date"), time.time())
+    wait = retry_after(fields.single("retry-after"), fields.single("date"), time.time())
     headers = Headers((name, echoes.hidden_in_field(name, value)) for name, value in fields.headers().items())
     asks = "" if wait is None else f" and asks to wait {wait:.0f} s"
     return kind(f"the server answers {said}{asks}", status, reason, wait, headers)
@@ -165,7 +165,7 @@ def _refusal(request: Request, head: Head, fields: Fields, proxy: str) -> Except
 
 def _reason(head: Head, echoes: Echoes) -> str:
     if head.reason is not None:
-        return echoes.hidden(text(head.reason))[:200]
+        return echoes.hidden(head.reason)[:200]
     try:
         return HTTPStatus(head.status).phrase
     except ValueError:
@@ -181,15 +181,15 @@ def _location(value: bytes) -> str:
 
 
 def _is_resumable(fields: Fields, version: Version | None) -> bool:
-    units = {unit.strip().lower() for value in fields.all(b"accept-ranges") for unit in value.split(b",")}
-    if units:
-        return b"bytes" in units
+    said = fields.all("accept-ranges")
+    if said:
+        return said == ["bytes"] or "bytes" in {unit.strip().lower() for value in said for unit in value.split(",")}
     return version is not None and version.strong
 
 
 def _proof(fields: Fields, length: int | None, protocol: bytes) -> str:
-    if fields.all(b"transfer-encoding"):
+    if fields.all("transfer-encoding"):
         return "final chunk"
-    if length is not None and (fields.all(b"content-length") or length == 0):
+    if length is not None and (fields.all("content-length") or length == 0):
         return "length"
     return "end of stream" if protocol == b"HTTP/2" else "length" if length is not None else "unproven"

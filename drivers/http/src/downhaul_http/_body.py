@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from downhaul import DownloadError, ProtocolError, Truncated
 
 from ._failures import chain, in_body, is_foreign
+from ._fields import Fields
 from ._logs import guarded
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ async def settle(rest: Rest, length: int | None) -> bool:
 
 def told_length(head: Head) -> int | None:
     """Return how long the body of a refusal says that it is, if that is one small number."""
-    lengths = [value for name, value in head.fields if name.lower() == b"content-length"]
-    return int(lengths[0]) if len(lengths) == 1 and len(lengths[0]) < 6 and lengths[0].isdigit() else None
+    length = Fields(head.fields).single("content-length")
+    return int(length) if length is not None and len(length) < 6 and length.isascii() and length.isdigit() else None
 
 
 class LibraryRest:

@@ -19,7 +19,8 @@ from typing import Final
 import h11
 import httpx
 
-from ._heads import MOST_BYTES, Head, read_plain
+from ._fields import MOST_BYTES
+from ._heads import Head, read_plain
 
 SCRATCH: Final = 256 * 1024
 """Bytes that are read at once where the receiver has no memory to offer."""
@@ -276,7 +277,7 @@ class Connection(asyncio.BufferedProtocol):
                     raise h11.RemoteProtocolError("the server switches protocols, which nobody asked for")
             elif isinstance(event, h11.Response):
                 version = b"HTTP/" + event.http_version
-                self._head = Head(event.status_code, event.reason, event.headers.raw_items(), version)
+                self._head = Head.decoded(event.status_code, event.reason, event.headers.raw_items(), version)
             elif isinstance(event, h11.EndOfMessage):
                 self._complete = True
                 ended = parser.our_state is h11.DONE and parser.their_state is h11.DONE

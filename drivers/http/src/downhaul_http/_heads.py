@@ -5,22 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ._fields import text
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import httpx
 
-MOST_BYTES: Final = 256 * 1024
-"""Bytes that heads of one answer may have, interim ones (1xx) included."""
-
-_TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]*"
+_TEXT: Final = r"[\t\x20-\x7e]*"
 _HEAD: Final = re.compile(
-    rb"HTTP/1\.1 (?P<status>[2-5][0-9]{2})(?: (?P<reason>" + _TEXT + rb"))?\r\n"
-    rb"(?P<fields>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + _TEXT + rb"\r\n)*)\r\n"
+    rf"HTTP/1\.1 (?P<status>[2-5][0-9]{{2}})(?: (?P<reason>{_TEXT}))?\r\n"
+    rf"(?P<fields>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:{_TEXT}\r\n)*)\r\n"
 )
-_FIELD: Final = re.compile(rb"([^:\r\n]+):[\t ]*([^\r\n]*)\r\n")
-_BLANK_AT_THE_END: Final = re.compile(rb"[\t ]\r\n")
-_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
+_FIELD: Final = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)\r\n")
+_LENGTH: Final = re.compile(r"[0-9]{1,19}")
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -28,10 +26,32 @@ class Head(NamedTuple):
     """The head of an answer: its header fields as they came, and those that were `sent` for it where a client knows."""
 
     status: int
-    reason: bytes | None
-    fields: Sequence[tuple[bytes, bytes]]
+    reason: str | None
+    fields: Sequence[tuple[str, str]]
     version: bytes = b"HTTP/1.1"
     sent: tuple[tuple[str, str], ...] = ()
+    locations: tuple[bytes, ...] = ()
+    """The values of Location where they may be more than ASCII: a server wants to see its own bytes again."""
+
+    @classmethod
+    def decoded(
+        cls,
+        status: int,
+        reason: bytes | None,
+        fields: Iterable[tuple[bytes, bytes]],
+        version: bytes,
+        sent: tuple[tuple[str, str], ...] = (),
+    ) -> Head:
+        """Return a head whose fields are still bytes."""
+        pairs = list(fields)
+        return cls(
+            status,
+            None if reason is None else text(reason),
+            [(text(name), text(value)) for name, value in pairs],
+            version,
+            sent,
+            tuple(value for name, value in pairs if name.lower() == b"location"),
+        )
 
     @classmethod
     def of(cls, response: httpx.Response) -> Head:
@@ -40,14 +60,8 @@ class Head(NamedTuple):
             sent = tuple(response.request.headers.items())
         except RuntimeError:  # only a client of one's own says what it has sent in the end
             sent = ()
-        extensions = response.extensions
-        return cls(
-            response.status_code,
-            extensions.get("reason_phrase"),
-            response.headers.raw,
-            extensions.get("http_version", b"HTTP/1.1"),
-            sent,
-        )
+        reason, version = (response.extensions.get(name) for name in ("reason_phrase", "http_version"))
+        return cls.decoded(response.status_code, reason, response.headers.raw, version or b"HTTP/1.1", sent)
 
 
 class Plain(NamedTuple):
@@ -58,30 +72,35 @@ class Plain(NamedTuple):
     stays: bool
 
 
-def read_plain(text: bytes, *, has_body: bool) -> Plain | None:
-    """Return what *text*, an answer up to the blank line, says; None where a parser has to look at it.
+def read_plain(head: bytes, *, has_body: bool) -> Plain | None:
+    """Return what *head*, an answer up to the blank line, says; None where a parser has to look at it.
 
     *has_body* is False for the answer to a HEAD. Plain is an answer of HTTP/1.1 with one Content-Length, no
     Transfer-Encoding, no interim answer before it and nothing unusual in its lines (RFC 9112, sections 4, 5 and 6.3).
     """
-    match = _HEAD.fullmatch(text)
-    if match is None or _BLANK_AT_THE_END.search(text) is not None:
+    try:
+        said = head.decode("ascii")
+    except UnicodeDecodeError:
         return None
-    fields = _FIELD.findall(match["fields"])
+    match = _HEAD.fullmatch(said)
+    if match is None or " \r\n" in said or "\t\r\n" in said:  # blanks at the end of a line belong to nothing
+        return None
+    status, reason, lines = match.groups()
+    fields = _FIELD.findall(lines)
     length, stays = None, True
     for name, value in fields:
         size = len(name)
-        if size == 14 and name.lower() == b"content-length":
+        if size == 14 and name.lower() == "content-length":
             if length is not None or _LENGTH.fullmatch(value) is None:
                 return None
             length = int(value)
-        elif size == 17 and name.lower() == b"transfer-encoding":
+        elif size == 17 and name.lower() == "transfer-encoding":
             return None
-        elif size == 10 and name.lower() == b"connection":
-            stays = stays and b"close" not in value.lower()
-    status = int(match["status"])
-    if not has_body or status in _WITHOUT_BODY:
+        elif size == 10 and name.lower() == "connection":
+            stays = stays and "close" not in value.lower()
+    code = int(status)
+    if not has_body or code in _WITHOUT_BODY:
         length = 0
     if length is None:
         return None
-    return Plain(Head(status, match["reason"] or b"", fields), length, stays)
+    return Plain(Head(code, reason or "", fields), length, stays)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-import httpcore
-import httpx
+from httpcore import AsyncConnectionPool, AsyncHTTPConnection
+from httpx import AsyncClient, AsyncHTTPTransport
 
-_PLACES: Final = (
-    (httpx.AsyncClient, "_transport_for_url"),
-    (httpx.AsyncHTTPTransport, "handle_async_request"),
-    (httpcore.AsyncConnectionPool, "handle_async_request"),
-    (httpcore.AsyncHTTPConnection, "handle_async_request"),
-)
-
-
-def _found() -> tuple[object, ...]:
-    return tuple(vars(kind).get(name) for kind, name in _PLACES)
-
-
-_ORIGINAL: Final = _found()
+_CHOOSE: Final = AsyncClient._transport_for_url
+_TRANSPORT: Final = AsyncHTTPTransport.handle_async_request
+_POOL: Final = AsyncConnectionPool.handle_async_request
+_CONNECTION: Final = AsyncHTTPConnection.handle_async_request
 
 
 def is_mocked() -> bool:
     """Tell whether requests of httpx go somewhere else than to the network: ours must go there then, too."""
-    return _found() != _ORIGINAL
+    return not (
+        AsyncClient._transport_for_url is _CHOOSE
+        and AsyncHTTPTransport.handle_async_request is _TRANSPORT
+        and AsyncConnectionPool.handle_async_request is _POOL
+        and AsyncHTTPConnection.handle_async_request is _CONNECTION
+    )

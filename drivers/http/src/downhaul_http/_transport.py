@@ -88,7 +88,7 @@ class Transport(httpx.AsyncBaseTransport):
             found.status,
             headers=list(found.fields),
             stream=_Stream(self, origin, connection, limits.read),
-            extensions={"http_version": found.version, "reason_phrase": found.reason or b""},
+            extensions={"http_version": found.version, "reason_phrase": (found.reason or "").encode()},
         )
 
     async def aclose(self) -> None:

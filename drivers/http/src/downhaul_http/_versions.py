@@ -20,7 +20,7 @@ _APART: Final = 60.0
 
 def version_of(fields: Fields, size: int | None, now: float) -> Version | None:
     """Return the version that *fields* name, or None if they name none."""
-    tag, modified = fields.single(b"etag"), fields.single(b"last-modified")
+    tag, modified = fields.single("etag"), fields.single("last-modified")
     if tag is not None and _TAG.fullmatch(tag) is None:
         tag = None
     changed = http_date(modified, now)
@@ -31,7 +31,7 @@ def version_of(fields: Fields, size: int | None, now: float) -> Version | None:
     if tag is not None:
         strong = not tag.startswith("W/")
     else:
-        said = http_date(fields.single(b"date"), now)
+        said = http_date(fields.single("date"), now)
         strong = said is not None and changed is not None and said - changed >= _APART
     return Version(tag, modified, size, strong)
 
