@@ -432,8 +432,9 @@ def test_leaving_early_leaves_nothing(form: str, how: str, driver: Shelf, contex
     block = bytes(3 << 20)
 
     def jobs() -> Iterator[Download]:
-        yield job("quick")
         for number in range(8):
+            if number == 3:  # they hang, and take all of the crew but one
+                yield job("quick")
             driver.site(f"mem://home/{number}", Reply(block, hang="body"))
             yield Download(f"mem://home/{number}", FileWriter(tmp_path / str(number)))
 

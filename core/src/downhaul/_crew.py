@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from ._cancelling import cancel
 from ._errors import DownloadError
 from ._loops import running_loop
 from ._pipeline import finished
+from ._transfer import in_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,7 +65,7 @@ class Crew:
         self._tally, self._byte_budget = tally, byte_budget
         self.loop = asyncio.get_running_loop()
         self._ready: deque[Job] = deque()
-        self._working: dict[asyncio.Task[Result | Exception], Job] = {}
+        self._working: dict[asyncio.Task[None], Job] = {}
         self._unconsumed = 0  # bytes of finished jobs whose plans nobody has taken yet
         self._stopped = False
         self._process = os.getpid()
@@ -107,15 +109,41 @@ class Crew:
         self._fill()
 
     def _fill(self) -> None:
-        while self._ready and len(self._working) < self._concurrency and not self._stopped and self._has_room():
-            job = self._ready.popleft()
-            if self._byte_budget is not None and job.size is None:
-                job.opened = self._look_again
-            self._tally.begin(job)
-            work = _run(job, job.download.context or self._context)
-            task = self.loop.create_task(work, context=job.variables)
+        while len(self._working) < self._concurrency and (job := self._next()) is not None:
+            task = self.loop.create_task(self._work(job), context=job.variables)
             self._working[task] = job
-            task.add_done_callback(self._finish)
+            task.add_done_callback(self._gone)
+
+    def _next(self) -> Job | None:
+        """Take the next job, if there is one and room for it."""
+        if not self._ready or self._stopped or not self._has_room():
+            return None
+        job = self._ready.popleft()
+        if self._byte_budget is not None and job.size is None:
+            job.opened = self._look_again
+        self._tally.begin(job)
+        return job
+
+    async def _work(self, job: Job) -> None:
+        """Run *job*, and then others that come, as long as their context variables are those that this task has.
+
+        A task for each job would cost more than the rest of what a crew does. What a job leaves behind in a context
+        variable, or a cancellation that it kept to itself, is for no other: then the task ends.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        variables = contextvars.copy_context()
+        in_driver.set(False)
+        mine = contextvars.copy_context()
+        while True:
+            self._finish(job, await _run(job, self._context))
+            unchanged = not task.cancelling() and _are_equal(contextvars.copy_context(), mine)
+            if not (unchanged and self._ready and _are_equal(self._ready[0].variables, variables)):
+                return
+            following = self._next()
+            if following is None:
+                return
+            job = self._working[task] = following
 
     def _look_again(self) -> None:
         """Begin what there is room for, now that an answer told its size; callable from any thread."""
@@ -136,26 +164,45 @@ class Crew:
             size = cast("int", self._byte_budget) // self._concurrency
         return max(size, job.received, 1)
 
-    def _finish(self, task: asyncio.Task[Result | Exception]) -> None:
+    def _finish(self, job: Job, outcome: Result | Exception) -> None:
+        if isinstance(outcome, Exception):
+            plan, size = Plan(job.download, None, outcome), None
+        else:
+            plan, size = Plan(job.download, outcome, None), outcome.size
+        self._tally.end(job, size)
+        if not self._stopped:
+            self._unconsumed += size or 0
+            self._deliver(plan)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        """Look after what *task* leaves: its job, if it was cancelled in the middle of it, and room for another."""
         job = self._working.pop(task)
         if task.cancelled():
-            plan = Plan(job.download, None, RuntimeError("cancelled: the context was closed"))
-        elif isinstance(outcome := task.result(), Exception):
-            plan = Plan(job.download, None, outcome)
+            if not self._stopped:
+                self._finish(job, RuntimeError("cancelled: the context was closed"))
         else:
-            plan = Plan(job.download, outcome, None)
-        if not (self._stopped and task.cancelled()):
-            self._tally.end(job, None if plan.error is not None else _size(plan))
-        if not self._stopped:
-            self._unconsumed += _size(plan)
-            self._deliver(plan)
+            task.result()
         self._fill()
 
 
-async def _run(job: Job, context: Context) -> Result | Exception:
-    """Run *job*; return its error without the traceback: the frames hold the whole transfer, and a task holds them."""
+def _are_equal(one: contextvars.Context, other: contextvars.Context) -> bool:
+    """Tell whether two contexts hold the same; what cannot be compared is not the same."""
     try:
-        return await job.download._run_in(context, job.begun)
+        return one == other
+    except Exception:  # a variable may hold anything
+        return False
+
+
+async def _run(job: Job, context: Context) -> Result | Exception:
+    """Run *job*, in *context* unless it has its own, and return its error without the traceback.
+
+    Its frames hold the whole transfer, and a task holds them.
+    """
+    download = job.download
+    try:
+        if download.context is None or download.context is context:
+            return await download._run_here(context, job.begun)
+        return await download._run_in(download.context, job.begun)
     except Exception as error:
         return error.with_traceback(None)
 

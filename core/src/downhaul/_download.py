@@ -71,9 +71,10 @@ class Download:
         self.writer = _checked(writer, Writer, "writer", "a Writer, such as FileWriter(path)")
         self.digests, expected = _digests(digests)
         check_several("validations", validations)
-        self.validations = (*validations, *expected)
+        validations = tuple(validations)
+        self.validations = (*validations, *expected) if validations != () else expected
         self._expected = expected
-        for validation in self.validations:
+        for validation in validations:
             _checked(validation, Validation, "validations", "Validation objects")
         self.plugins = plugins_of(plugins)
         self.attachment = attachment
@@ -172,6 +173,12 @@ class Download:
         self._need_writer()
         return await context._await(lambda: self._work(context, begun))
 
+    async def _run_here(self, context: Context, begun: Callable[[Transfer], None]) -> Result:
+        """Do the same on the loop of *context*."""
+        self._need_writer()
+        context._refuse_closed()
+        return await self._work(context, begun)
+
     def _need_writer(self) -> None:
         if self.writer is None:
             raise ValueError("this download has no writer: give it one, or enter its stream()")
@@ -251,9 +258,11 @@ def download(
 
 
 def _digests(digests: Iterable[str] | Mapping[str, str]) -> tuple[tuple[str, ...], tuple[DigestValidation, ...]]:
+    if digests == ():
+        return (), ()
     check_several("digests", digests)
     names = tuple(digest_name(name) for name in digests)
-    expected = digests.items() if isinstance(digests, Mapping) else ()
+    expected = digests.items() if isinstance(digests, dict | Mapping) else ()
     return names, tuple(DigestValidation(name, digits) for name, digits in expected)
 
 

@@ -91,6 +91,7 @@ class Engine:
         self._rounds_used = 0
         self._kept_before = 0
         self._published: Result | None = None
+        self._cancellations = cancellations
 
     async def run(self) -> Result | DownloadError:
         """Run within the total time limit; whatever happens, leave nothing behind and call `done` once.
@@ -98,6 +99,9 @@ class Engine:
         A failure is returned: raised here, it would hold the transfer by its traceback for as long as anybody keeps it.
         """
         transfer, pipeline = self._transfer, self._pipeline
+        task = asyncio.current_task()
+        if task is not None:
+            self._cancellations = task.cancelling
         total = transfer.settings.timeout.total if transfer.settings.timeout is not None else None
         result: Result | None = None
         failure: DownloadError | None = None
@@ -196,6 +200,8 @@ class Engine:
     async def _prepare(self) -> None:
         """Let plugins aim and authorise, then hold what they aimed at against the rules."""
         transfer = self._transfer
+        if not self._hooks.prepares:
+            return
         transfer._preparing = True
         try:
             await self._hooks.prepare(transfer)
@@ -254,10 +260,10 @@ class Engine:
         """Enter the answer, receive its bytes, leave it; a slot is held meanwhile."""
         transfer, received = self._transfer, None
         failure: PluginError
-        before = cancellations()
+        before = self._cancellations()
         try:
             async with self._hooks.fetch(transfer) as payload:
-                if cancellations() > before:
+                if self._cancellations() > before:
                     raise asyncio.CancelledError
                 if not isinstance(payload, Payload):
                     raise PluginError(f"{self._hooks.suspects('fetch')} opened {payload!r}, which is no Payload")
@@ -275,7 +281,7 @@ class Engine:
                     # A server chooses its tags for itself: an equal one is chance (RFC 9110, section 8.8.1).
                     raise RangeRefused(f"{show(payload.info.url)} says not modified, of a version of another source")
                 received = payload
-            if cancellations() > before:
+            if self._cancellations() > before:
                 raise asyncio.CancelledError  # it came meanwhile, and the answer kept it to itself
             if received is None:
                 raise PluginError(f"what {self._hooks.suspects('fetch')} answered with swallowed an exception")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ class IdleConnections:
     def __init__(self, governor: Governor | None = None) -> None:
         self._governor = governor
         self._kept: dict[object, tuple[str, Callable[[], Awaitable[None]]]] = {}
-        self._kept_by: Counter[str] = Counter()
+        self._kept_by: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -35,7 +34,7 @@ class IdleConnections:
         """
         ticket = object()
         self._kept[ticket] = origin, close
-        self._kept_by[origin] += 1
+        self._kept_by[origin] = self._kept_by.get(origin, 0) + 1
         return partial(self._remove, ticket)
 
     async def make_room(self, origin: str) -> None:
@@ -49,7 +48,7 @@ class IdleConnections:
         governor = self._governor
         if governor is None or not self._kept:
             return None
-        if governor.used_by(origin) + self._kept_by[origin] > governor.per_origin:
+        if governor.used_by(origin) + self._kept_by.get(origin, 0) > governor.per_origin:
             return next((ticket for ticket, (where, _) in self._kept.items() if where == origin), None)
         if governor.used + len(self._kept) > governor.total:
             return next(iter(self._kept))
@@ -59,6 +58,8 @@ class IdleConnections:
         origin, _ = self._kept.pop(ticket, (None, None))
         if origin is None:
             return
-        self._kept_by[origin] -= 1
-        if not self._kept_by[origin]:
+        left = self._kept_by[origin] - 1
+        if left:
+            self._kept_by[origin] = left
+        else:
             del self._kept_by[origin]

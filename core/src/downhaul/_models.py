@@ -58,6 +58,9 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()][1]
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._fields
+
     def __iter__(self) -> Iterator[str]:
         return iter([name for name, _ in self._fields.values()])
 
@@ -340,10 +343,10 @@ class Info:
 
     def headers_of_whole(self) -> Headers:
         """Return the headers as they would be for the whole file, where the answer is only a part of it."""
-        length = None if self.size is None else str(self.size)
-        is_part = self.start or "content-range" in self.headers
-        if not is_part and (length is None or self.headers.get("content-length", length) == length):
-            return self.headers
+        length, headers = None if self.size is None else str(self.size), self.headers
+        is_part = self.start or "content-range" in headers
+        if not is_part and (length is None or "content-length" not in headers or headers["content-length"] == length):
+            return headers
         fields = self.headers.without({"content-range", "content-length"})
         return fields if length is None else Headers((*fields.items(), ("Content-Length", length)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -93,8 +92,10 @@ class Pipeline:
     def open(self, writer: Writer | None, transfer: Transfer) -> None:
         """Open the sink of *writer* and the checks, before anything is asked for."""
         if writer is not None:
-            with _blamed_writing(writer, "open"):
+            try:
                 self.sink = writer.open(transfer)
+            except Exception as reason:
+                raise _blamed(reason, writer, "open") from None
             if self.sink is None:
                 raise PluginError(f"{type(writer).__name__}.open returned None, which is no Sink")
         self._begin()
@@ -146,8 +147,10 @@ class Pipeline:
         """Start again from 0: nothing of the bytes so far remains, save what a consumer has."""
         self._take()
         if self.sink is not None and self.sink.position:
-            with _blamed_writing(self.sink, "truncate"):
+            try:
                 self.sink.truncate(0)
+            except Exception as reason:
+                raise _blamed(reason, self.sink, "truncate") from None
         if self.outlet is not None:
             self.outlet.restart()
         self.position = 0
@@ -211,16 +214,21 @@ class Pipeline:
             raise cancelled
 
     def _consume(self, batch: list[bytes]) -> None:
+        sink = self.sink
         for block in batch:
             for update in self._updates:
                 update(block)
-            if self.sink is not None:
-                with _blamed_writing(self.sink, "write"):
-                    self.sink.write(block)
+            if sink is not None:
+                try:
+                    sink.write(block)
+                except Exception as reason:
+                    raise _blamed(reason, sink, "write") from None
 
     def _publish(self, sink: Sink) -> None:
-        with _blamed_writing(sink, "commit"):
+        try:
             sink.commit()
+        except Exception as reason:
+            raise _blamed(reason, sink, "commit") from None
         self.committed = True
 
 
@@ -234,8 +242,10 @@ class _Judge:
         self._validation = validation
         self.is_ours = type(validation) is SizeValidation
         self._refusal: ValidationError | None = None
-        with _blamed(validation, "check"):
+        try:
             self._check = validation.check()
+        except Exception as reason:
+            raise self._blamed(reason, "check") from None
         if self._check is None:
             raise PluginError(f"{type(validation).__name__}.check returned None, which is no Check")
 
@@ -243,39 +253,34 @@ class _Judge:
         if self._refusal is not None:
             return
         try:
-            with _blamed(self._validation, "update"):
-                self._check.update(block)
+            self._check.update(block)
         except ValidationError as refusal:
             if self._validation.enforced:
                 raise
             self._refusal = refusal
+        except Exception as reason:
+            raise self._blamed(reason, "update") from None
 
     def finish(self) -> None:
         if self._refusal is not None:
             raise self._refusal
-        with _blamed(self._validation, "finish"):
+        try:
             self._check.finish()
+        except Exception as reason:
+            raise self._blamed(reason, "finish") from None
+
+    def _blamed(self, reason: Exception, step: str) -> DownloadError:
+        if isinstance(reason, DownloadError):
+            return reason
+        return plugin_error(f"{type(self._validation).__name__}.{step}", reason)
 
 
-class _blamed(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
-    """Turns what escapes from somebody's object into an error of the tree that names it."""
-
-    def __init__(self, culprit: object, step: str) -> None:
-        self._where = f"{type(culprit).__name__}.{step}"
-
-    def __exit__(self, kind: type[BaseException] | None, reason: BaseException | None, trace: object) -> None:
-        if isinstance(reason, Exception) and not isinstance(reason, DownloadError):
-            raise self._told(reason) from None
-
-    def _told(self, reason: Exception) -> DownloadError:
-        return plugin_error(self._where, reason)
-
-
-class _blamed_writing(_blamed):  # noqa: N801 - reads as a statement
-    """The same for what writes: there, an OSError is what the system has to say."""
-
-    def _told(self, reason: Exception) -> DownloadError:
-        return write_error(reason, self._where) if isinstance(reason, OSError) else super()._told(reason)
+def _blamed(reason: Exception, culprit: object, step: str) -> DownloadError:
+    """Return the error of the tree for what escaped from somebody's writer or sink: an OSError is the system's word."""
+    if isinstance(reason, DownloadError):
+        return reason
+    where = f"{type(culprit).__name__}.{step}"
+    return write_error(reason, where) if isinstance(reason, OSError) else plugin_error(where, reason)
 
 
 async def finished(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:

@@ -131,6 +131,9 @@ class Hooks:
         for plugin in (*late, *early):
             manager.register(plugin)
         self._fetch = manager.hook.fetch
+        answering = self._fetch.get_hookimpls()
+        # pluggy's own call of the only one there is; it takes its transfer, or nothing.
+        self._only = answering[0] if len(answering) == 1 and not answering[0].wrapper else None
         rank = {plugin: place for place, plugin in enumerate(self.plugins)}
         self._impls: dict[str, list[pluggy.HookImpl]] = {
             hook: sorted(
@@ -139,6 +142,11 @@ class Hooks:
             )
             for hook in HOOKS
         }
+
+    @property
+    def prepares(self) -> bool:
+        """Whether anybody has something to prepare."""
+        return bool(self._impls["prepare"])
 
     async def prepare(self, transfer: Transfer) -> None:
         """Await every `prepare`, in order."""
@@ -149,6 +157,8 @@ class Hooks:
         """Return the first answer, as the wrappers left it."""
         failure: PluginError
         try:
+            if self._only is not None:
+                return self._answer(_call(self._only, {"transfer": transfer}))
             return self._answer(self._fetch(transfer=transfer))
         except DownloadError:
             raise

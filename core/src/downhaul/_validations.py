@@ -69,9 +69,8 @@ class DigestValidation(Validation):
 
     def __post_init__(self) -> None:
         name = digest_name(self.algorithm)
-        object.__setattr__(self, "algorithm", name)
-        object.__setattr__(self, "hexdigest", check_hexdigest(name, self.hexdigest))
-        object.__setattr__(self, "identifies", is_strong(name))
+        # What __setattr__ of a frozen class would do three times.
+        vars(self).update(algorithm=name, hexdigest=check_hexdigest(name, self.hexdigest), identifies=is_strong(name))
 
     def check(self) -> Check:
         """Return a check that calculates the digest itself."""

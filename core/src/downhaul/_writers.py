@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 import re
 import stat
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
@@ -133,6 +135,7 @@ class _FileSink:
         self._given, self._parents = path, parents
         self._temporary = ""
         self._file = -1
+        self._opened = time.monotonic()
         self.position = 0
         with _told(path):
             given = str(path)
@@ -163,10 +166,13 @@ class _FileSink:
         with _told(self._given):
             if self._file < 0:
                 self._create()
-            os.fchmod(self._file, 0o666 & ~_umask())
+            os.fchmod(self._file, 0o666 & ~_umask.since(self._opened))
             self._close()
-            _refuse_other_kinds(self._path)
-            os.replace(self._temporary, self._path)  # noqa: PTH105
+            try:
+                os.replace(self._temporary, self._path)  # noqa: PTH105
+            except OSError:
+                _refuse_other_kinds(self._path)  # what has appeared there meanwhile says more
+                raise
             self._temporary = ""
 
     def discard(self) -> None:
@@ -254,8 +260,29 @@ def write_error(reason: OSError, what: str) -> WriteError:
     return WriteError(f"{what}: {reason.strerror or reason}", reason.errno)
 
 
-def _umask() -> int:
-    """Return the umask; the only call for it sets it too, and so would disturb other threads."""
+class _Umask:
+    """The umask, read from the kernel: the only call for it sets it too, and so would disturb other threads."""
+
+    def __init__(self) -> None:
+        self._read = -math.inf, 0
+
+    def since(self, when: float) -> int:
+        """Return the umask as it was at some time from *when* on (``time.monotonic()``).
+
+        So what many files that are begun together cost is one look, and a change between two files is never missed.
+        """
+        read, mask = self._read
+        if read <= when:
+            now = time.monotonic()
+            mask = _read_umask()
+            self._read = now, mask
+        return mask
+
+
+_umask: Final = _Umask()
+
+
+def _read_umask() -> int:
     try:
         status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from downhaul import (
     AccessDenied,
@@ -41,8 +40,7 @@ _ERRORS: Final[dict[int, type[StatusError]]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A file or a part of one: its `info`, and the `length` of the body in bytes where the head tells it."""
 
     info: Info
@@ -60,7 +58,7 @@ def read_head(request: Request, head: Head, proxy: str = "") -> Answer:
     if protocol not in _VERSIONS:
         raise ProtocolError(f"the server speaks {protocol[:20].decode(errors='replace')!r}")
     fields = Fields(head.fields)
-    fields.check_budget()
+    fields.check_budget(head.size)
     status = head.status
     if not 200 <= status < 300:
         return _not_modified(request, head, fields, proxy)

@@ -34,6 +34,9 @@ class Rest(Protocol):
     def is_clean(self) -> bool:
         """Whether it was read to its end, and the connection can serve again."""
 
+    def take(self) -> bytes | None:
+        """Return the next bytes if they are there, b"" at the end, or None if they must be waited for."""
+
     async def read(self, silence: float | None) -> bytes:
         """Return the next bytes, b"" at the end; raises FetchError, after *silence* seconds without any too."""
 
@@ -68,13 +71,19 @@ class Body:
     async def __anext__(self) -> bytes:
         if self._over:
             raise self._failure or StopAsyncIteration
-        await self._begin()
+        if self._reading:
+            raise await self._interrupted()
+        self._reading = True
         try:
-            block = await self._rest.read(self._silence)
+            block = self._rest.take()
+            if block is None:
+                block = await self._rest.read(self._silence)
         except DownloadError as failure:
             raise await self._failed(failure) from None
-        await self._count(len(block))
-        if not block:
+        self._reading = False
+        self._received += len(block)
+        if not block or (self._length is not None and self._received > self._length):
+            await self._look(ended=not block)
             raise StopAsyncIteration
         return block
 
@@ -85,18 +94,14 @@ class Body:
             self._failure = self._failure or Truncated("the file was left before its end")
             await self._rest.aclose()
 
-    async def _begin(self) -> None:
-        if self._reading:  # whoever waited for the last block was cancelled, and the library takes that for the end
-            raise await self._failed(Truncated("reading the file was interrupted"))
-        self._reading = True
+    async def _interrupted(self) -> DownloadError:
+        """Return the error where who waited for the last block was cancelled: the library takes that for the end."""
+        return await self._failed(Truncated("reading the file was interrupted"))
 
-    async def _count(self, size: int) -> None:
-        self._reading = False
-        self._received += size
-        if self._length is not None and self._received > self._length:
+    async def _look(self, *, ended: bool) -> None:
+        """Hold what has come, and may have *ended*, against what was announced."""
+        if not ended:
             raise await self._failed(ProtocolError(f"the answer announces {self._length} bytes, and more arrived"))
-        if size:
-            return
         if self._length is not None and self._received < self._length:
             raise await self._failed(Truncated(f"{self._received} of {self._length} bytes arrived"))
         self._over = True
@@ -121,12 +126,17 @@ class FillingBody(Body):
             if self._failure is not None:
                 raise self._failure
             return 0
-        await self._begin()
+        if self._reading:
+            raise await self._interrupted()
+        self._reading = True
         try:
             size = await self._filling.readinto(view, self._silence)
         except DownloadError as failure:
             raise await self._failed(failure) from None
-        await self._count(size)
+        self._reading = False
+        self._received += size
+        if not size or (self._length is not None and self._received > self._length):
+            await self._look(ended=not size)
         return size
 
 
@@ -174,6 +184,10 @@ class LibraryRest:
         self._ended = self.is_clean = False
         _read_more(response)
         self._blocks: AsyncIterator[bytes] | None = aiter(response.stream)  # type: ignore[arg-type]
+
+    def take(self) -> bytes | None:
+        """Return None: the library is always waited for."""
+        return None
 
     async def read(self, silence: float | None) -> bytes:
         """Return the next bytes, b"" at the end; raises FetchError, after *silence* seconds without any too."""

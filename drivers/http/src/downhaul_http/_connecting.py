@@ -13,6 +13,9 @@ from ._connection import Connection
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Sequence
+
+    from aiohappyeyeballs import AddrInfoType
 
 _PORTS: Final = {"http": 80, "https": 443}
 _HEAD_START: Final = 0.25
@@ -42,10 +45,17 @@ async def connect(
 
 async def _dial(host: str, port: int, local_address: str | None) -> socket.socket:
     """Connect to *host*, whichever of its addresses answers first."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    own = None if local_address is None else await loop.getaddrinfo(local_address, 0, type=socket.SOCK_STREAM)
+    found = await _addresses(host, port)
+    own = None if local_address is None else await _addresses(local_address, 0)
     return await start_connection(found, local_addr_infos=own, happy_eyeballs_delay=_HEAD_START, interleave=1)
+
+
+async def _addresses(host: str, port: int) -> Sequence[AddrInfoType]:
+    """Look up *host*, in a thread where it is a name."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _begin(dialled: socket.socket, host: str, trust: ssl.SSLContext | None, scratch: memoryview) -> Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -16,6 +17,7 @@ _FORMATS: Final = (
     re.compile(rf"{_LONG_DAY}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"),
     re.compile(rf"{_DAY} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
 )
+_USUAL_LENGTH: Final = len("Sun, 06 Nov 1994 08:49:37 GMT")
 _SECONDS: Final = re.compile(r"[0-9]+")
 _LONGEST: Final = 1e9  # seconds, some thirty years: whoever asks for more asks for ever
 
@@ -25,8 +27,20 @@ def http_date(text: str | None, now: float = 0.0) -> float | None:
 
     All three formats are read. *now* serves for the years of two digits: none is more than 50 years after it.
     """
+    if text is None:
+        return None
+    return _usual(text) if len(text) == _USUAL_LENGTH else _date(text, now)
+
+
+@lru_cache(maxsize=1024)
+def _usual(text: str) -> float | None:
+    """Do so for the usual format, whose year needs no present: files often have one time, and answers have."""
+    return _date(text, 0.0)
+
+
+def _date(text: str, now: float) -> float | None:
     for form in _FORMATS:
-        match = form.fullmatch(text or "")
+        match = form.fullmatch(text)
         if match is None:
             continue
         year = int(match["year"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -28,11 +27,10 @@ class Fields:
         self._values = {name.lower(): value for name, value in pairs}
         self._repeated = len(self._values) < len(pairs)
 
-    def check_budget(self) -> None:
-        """Raise ProtocolError for more fields than anybody has use for: 1000 of them, or 256 KiB."""
+    def check_budget(self, size: int) -> None:
+        """Raise ProtocolError for more fields than anybody has use for: 1000 of them, or *size* bytes above 256 KiB."""
         if len(self._pairs) > _MOST_FIELDS:
             raise ProtocolError(f"the answer has {len(self._pairs)} header fields; {_MOST_FIELDS} are allowed")
-        size = sum(map(len, itertools.chain.from_iterable(self._pairs)))
         if size > MOST_BYTES:
             raise ProtocolError(f"the header fields of the answer have {size} bytes; {MOST_BYTES} are allowed")
 

@@ -28,6 +28,9 @@ class Head(NamedTuple):
     status: int
     reason: str | None
     fields: Sequence[tuple[str, str]]
+    size: int
+    """Bytes that the fields have, about."""
+
     version: bytes = b"HTTP/1.1"
     sent: tuple[tuple[str, str], ...] = ()
     locations: tuple[bytes, ...] = ()
@@ -48,6 +51,7 @@ class Head(NamedTuple):
             status,
             None if reason is None else text(reason),
             [(text(name), text(value)) for name, value in pairs],
+            sum(len(name) + len(value) for name, value in pairs),
             version,
             sent,
             tuple(value for name, value in pairs if name.lower() == b"location"),
@@ -103,4 +107,4 @@ def read_plain(head: bytes, *, has_body: bool) -> Plain | None:
         length = 0
     if length is None:
         return None
-    return Plain(Head(code, reason or "", fields), length, stays)
+    return Plain(Head(code, reason or "", fields, len(said)), length, stays)

@@ -175,6 +175,7 @@ class DirectRest:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.take = connection.take
 
     async def read(self, silence: float | None) -> bytes:
         """Return the next bytes, b"" at the end; raises FetchError."""
