@@ -31,11 +31,14 @@ from ._errors import (
 from ._kept import Kept
 from ._models import Payload, Request, Result
 from ._pace import Paced
+from ._pipeline import LARGE
 from ._registry import cancellations, is_cancelled
 from ._urls import scheme_of, show, source_name
 
 if TYPE_CHECKING:
-    from ._models import Retry
+    from collections.abc import AsyncIterable, Awaitable, Callable
+
+    from ._models import Block, Info, Retry
     from ._pipeline import Pipeline
     from ._registry import Hooks
     from ._transfer import Transfer
@@ -299,23 +302,18 @@ class Engine:
     async def _receive(self, payload: Payload) -> None:
         """Feed the body to the pipeline; whatever happens, sink and checks stand at one position afterwards."""
         transfer, pipeline, info, size = self._transfer, self._pipeline, payload.info, self._kept.size
-        limit = transfer.settings.max_size
-        end = size if self._kept.part is None else self._kept.part.stop
         # Who names the sources of its answer has an eye on each of them: its own blocks wait for the slowest.
         limit_of_speed = None if info.sources else transfer.low_speed
         body = payload.body if limit_of_speed is None else Paced(payload.body, limit_of_speed, info.url)
+        readinto = getattr(body, "readinto", None)
+        is_for_ring = size is not None and size - pipeline.position > LARGE and pipeline.outlet is None
         try:
-            since = time.monotonic()
-            async for block in body:
-                transfer.seconds += time.monotonic() - since
-                await pipeline.feed(block)
-                if size is not None and pipeline.position > size:
-                    raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that it announced")
-                if limit is not None and pipeline.position > limit:
-                    raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
-                if self._kept.part is not None and pipeline.position >= self._kept.part.stop:
-                    break  # whoever ignores ranges would go on
-                since = time.monotonic()
+            if size is not None and self._kept.part is None and not pipeline.position:
+                pipeline.expect(size)
+            if readinto is not None and is_for_ring and self._kept.part is None:
+                await self._fill(readinto, info)
+            else:
+                await self._feed(body, info)
         except DownloadError:
             await self._kept.keep(info)
             raise
@@ -324,12 +322,46 @@ class Engine:
             if close is not None:
                 await close()
         await pipeline.drain()
+        end = size if self._kept.part is None else self._kept.part.stop
         if end is not None and pipeline.position < end:
             short = Truncated(f"{pipeline.position} of {end} bytes came, the last from {show(info.url)}")
             await self._kept.keep(info)
             raise short
         if pipeline.outlet is not None:
             pipeline.outlet.complete()
+
+    async def _feed(self, body: AsyncIterable[Block], info: Info) -> None:
+        """Hand the pipeline one block of *body* after the other."""
+        transfer, pipeline, part = self._transfer, self._pipeline, self._kept.part
+        since = time.monotonic()
+        async for block in body:
+            transfer.seconds += time.monotonic() - since
+            await pipeline.feed(block)
+            self._check_received(info)
+            if part is not None and pipeline.position >= part.stop:
+                break  # whoever ignores ranges would go on
+            since = time.monotonic()
+
+    async def _fill(self, readinto: Callable[[memoryview], Awaitable[int]], info: Info) -> None:
+        """Let a large body fill the memory of the pipeline."""
+        transfer, pipeline = self._transfer, self._pipeline
+        while True:
+            view = await pipeline.room()
+            since = time.monotonic()
+            number = await readinto(view)
+            transfer.seconds += time.monotonic() - since
+            if not number:
+                return
+            pipeline.filled(number)
+            self._check_received(info)
+
+    def _check_received(self, info: Info) -> None:
+        """Raise where more has come than was announced, or is allowed."""
+        position, size, limit = self._pipeline.position, self._kept.size, self._transfer.settings.max_size
+        if size is not None and position > size:
+            raise ProtocolError(f"{show(info.url)} sent more than the {size} bytes that it announced")
+        if limit is not None and position > limit:
+            raise PolicyError(f"{show(info.url)} sent more than max_size={limit} bytes")
 
     async def _publish(self, result: Result) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ._digests import Digests
 from ._errors import DownloadError, PluginError, ValidationError
 from ._registry import plugin_error
+from ._ring import Ring
 from ._validations import DigestValidation, SizeValidation
 from ._writers import write_error
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from ._validations import Check, Validation
     from ._writers import Sink, Writer
 
-_BATCH: Final = 1024 * 1024  # bytes that are worth a thread's while, and the most that waits for one
 _log: Final = logging.getLogger("downhaul.pipeline")
-_INLINE: Final = 256 * 1024  # bytes that cost less here than the way to a thread and back
+_BATCH: Final = 1024 * 1024  # bytes that are worth a thread's while, and the most that waits for one
+LARGE: Final = 256 * 1024
+"""Bytes up to which the way to a thread and back costs more than it saves."""
 
 
 class Outlet(Protocol):
@@ -74,17 +76,20 @@ class Pipeline:
         self._batch: list[bytes] = []
         self._batched = 0
         self._worker: asyncio.Future[None] | None = None
+        self._ring: Ring | None = None
         self.position = 0
         self.committed = False
         self.digests = Digests(())
         self.checks: tuple[tuple[Validation, Check], ...] = ()
         self._updates: list[Callable[[Block], None]] = []
+        self._keeping: list[bool] = []  # of each of them, whether it may keep what it sees
 
     def _begin(self) -> None:
         shared = [each.algorithm for each in self._validations if isinstance(each, DigestValidation)]
         self.digests = Digests((*self._digest_names, *shared))
         self.checks = tuple((each, self._check(each)) for each in self._validations)
         self._updates = [self.digests.update, *(check.update for _, check in self.checks)]
+        self._keeping = [False, *(not is_ours(each) for each, _ in self.checks)]
 
     def _check(self, validation: Validation) -> Check:
         return validation.sharing(self.digests) if isinstance(validation, DigestValidation) else _Judge(validation)
@@ -129,8 +134,34 @@ class Pipeline:
             await self._settle()
             self._start()
 
+    def expect(self, size: int) -> None:
+        """Tell the sink that *size* bytes will be written in all, if it wants to know."""
+        expect = getattr(self.sink, "expect", None)
+        if expect is not None:
+            try:
+                expect(size)
+            except Exception as reason:
+                raise _blamed(reason, self.sink, "expect") from None
+
+    async def room(self) -> memoryview:
+        """Return memory for the next bytes, to be told by `filled`; waits when the threads are behind."""
+        if self._ring is None:
+            works = [self._write] if self.sink is not None else []
+            if self.checks or self._digest_names:
+                works.append(self._look_at)
+            self._ring = Ring(works, self._executor())
+        return await self._ring.room()
+
+    def filled(self, number: int) -> None:
+        """Say that the next *number* bytes were put where there was `room`."""
+        assert self._ring is not None
+        self.position += number
+        self._ring.filled(number)
+
     async def drain(self) -> None:
         """Handle all that was fed, so that sink and checks stand at `position`."""
+        if self._ring is not None:
+            await self._ring.drain()
         await self._settle()
         if self._batch:
             batch, size = self._take()
@@ -146,6 +177,7 @@ class Pipeline:
     def restart(self) -> None:
         """Start again from 0: nothing of the bytes so far remains, save what a consumer has."""
         self._take()
+        self._ring = None
         if self.sink is not None and self.sink.position:
             try:
                 self.sink.truncate(0)
@@ -160,7 +192,7 @@ class Pipeline:
         """Publish what is in the sink; a commit that was started finishes."""
         if self.sink is None:
             return
-        if self.position <= _INLINE:
+        if self.position <= LARGE:
             self._publish(self.sink)
         else:
             await self._in_thread(partial(self._publish, self.sink))
@@ -168,10 +200,12 @@ class Pipeline:
     async def halt(self) -> None:
         """Wait until no thread is at work, whatever it has to say; cancellation waits too."""
         self._take()
-        if self._worker is not None:
-            cancelled = await finished(self._worker)
-            self._worker.cancelled() or self._worker.exception()
-            self._worker = None
+        work, self._worker = self._worker, None
+        if work is None and self._ring is not None and not self._ring.is_idle:
+            work = asyncio.ensure_future(self._ring.settle())
+        if work is not None:
+            cancelled = await finished(work)
+            work.cancelled() or work.exception()
             if cancelled is not None:
                 raise cancelled
 
@@ -201,7 +235,7 @@ class Pipeline:
             worker.result()
 
     async def _handle(self, batch: list[bytes], size: int) -> None:
-        if size <= _INLINE:
+        if size <= LARGE:
             self._consume(batch)
         else:
             await self._in_thread(partial(self._consume, batch))
@@ -223,6 +257,21 @@ class Pipeline:
                     sink.write(block)
                 except Exception as reason:
                     raise _blamed(reason, sink, "write") from None
+
+    def _look_at(self, part: memoryview) -> None:
+        """Let digests and checks see *part*, whose memory is used again: what may keep it gets bytes of its own."""
+        own: bytes | None = None
+        for update, keeps in zip(self._updates, self._keeping, strict=True):
+            if keeps and own is None:
+                own = bytes(part)
+            update(part if own is None or not keeps else own)
+
+    def _write(self, part: memoryview) -> None:
+        assert self.sink is not None
+        try:
+            self.sink.write(part if is_ours(self.sink) else bytes(part))
+        except Exception as reason:
+            raise _blamed(reason, self.sink, "write") from None
 
     def _publish(self, sink: Sink) -> None:
         try:
@@ -281,6 +330,11 @@ def _blamed(reason: Exception, culprit: object, step: str) -> DownloadError:
         return reason
     where = f"{type(culprit).__name__}.{step}"
     return write_error(reason, where) if isinstance(reason, OSError) else plugin_error(where, reason)
+
+
+def is_ours(thing: object) -> bool:
+    """Tell whether *thing*, a sink or a validation, is one of downhaul's own: these keep no block that they see."""
+    return type(thing).__module__.partition(".")[0] == __package__
 
 
 async def finished(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:

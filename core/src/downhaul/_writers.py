@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._transfer import Transfer
 
 _NAME_MAX: Final = 255
+_ROOM_FROM: Final = 8 * 1024 * 1024  # bytes of a file that is worth asking for room first
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UMASK: Final = re.compile(rb"^Umask:\s*([0-7]+)", re.MULTILINE)
 
@@ -29,7 +30,8 @@ class Sink(Protocol):
     """An open place for the bytes of one transfer; synchronous, and called from one thread at a time.
 
     Raise OSError or WriteError on failure: it ends the download. A sink may have a method ``reader()`` that returns
-    the bytes so far as a binary file, for hooks that want to read them before they are published.
+    the bytes so far as a binary file, for hooks that want to read them before they are published, and a method
+    ``expect(size)`` that is told before the first byte how many there will be, where that is known.
     """
 
     @property
@@ -136,6 +138,7 @@ class _FileSink:
         self._temporary = ""
         self._file = -1
         self._opened = time.monotonic()
+        self._expected = 0
         self.position = 0
         with _told(path):
             given = str(path)
@@ -144,10 +147,15 @@ class _FileSink:
             self._directory, _, self._name = self._path.rpartition("/")
             self._look()
 
+    def expect(self, size: int) -> None:
+        self._expected = size
+
     def write(self, block: Block) -> None:
         try:
             if self._file < 0:
                 self._create()
+                if self._expected >= _ROOM_FROM:
+                    self._make_room()
             written = os.write(self._file, block)
             self.position += written
             if written < len(block):
@@ -166,6 +174,8 @@ class _FileSink:
         with _told(self._given):
             if self._file < 0:
                 self._create()
+            if self.position < self._expected:
+                os.ftruncate(self._file, self.position)  # what was set aside in vain
             os.fchmod(self._file, 0o666 & ~_umask.since(self._opened))
             self._close()
             try:
@@ -210,6 +220,11 @@ class _FileSink:
             os.makedirs(self._directory or "/", exist_ok=True)  # noqa: PTH103
         self._file = os.open(temporary, _NEW_FILE, 0o600)
         self._temporary = temporary
+
+    def _make_room(self) -> None:
+        from . import _allocation  # few files are that large
+
+        _allocation.make_room(self._file, self._expected)
 
     def _write_rest(self, view: memoryview) -> None:
         while view:
