@@ -33,6 +33,7 @@ from downhaul import (
 )
 from downhaul import _pipeline as pipeline_module
 from downhaul._pipeline import Pipeline, finished
+from downhaul._ring import Pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -303,7 +304,7 @@ async def test_what_was_received_stands_in_the_transfer_at_any_time(driver: MemD
 def small_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let threads be used for a few bytes already."""
     monkeypatch.setattr(pipeline_module, "_BATCH", 64)
-    monkeypatch.setattr(pipeline_module, "_INLINE", 16)
+    monkeypatch.setattr(pipeline_module, "LARGE", 16)
 
 
 class Recorder(Where):
@@ -351,14 +352,14 @@ def test_sink_checks_and_digests_stand_at_one_position(steps: list[int | str]) -
     """However blocks, drains and restarts follow each other, after a drain all have seen the same bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_module, "_BATCH", 64)
-        patch.setattr(pipeline_module, "_INLINE", 16)
+        patch.setattr(pipeline_module, "LARGE", 16)
         asyncio.run(_follow(steps))
 
 
 async def _follow(steps: list[int | str]) -> None:
     tally, sink, expected = Tally(), Recorder(), bytearray()
     with ThreadPoolExecutor(2) as threads:
-        pipeline = Pipeline(None, [tally], ["sha256"], lambda: threads)
+        pipeline = Pipeline(None, [tally], ["sha256"], lambda: threads, Pages())
         pipeline.open(sink, None)  # type: ignore[arg-type]
         for number, step in enumerate((*steps, "drain")):
             if isinstance(step, int):
@@ -387,7 +388,7 @@ async def test_halting_waits_for_the_thread() -> None:
         raise OSError("too late to matter")
 
     with ThreadPoolExecutor(1) as threads:
-        pipeline = Pipeline(None, [], [], lambda: threads)
+        pipeline = Pipeline(None, [], [], lambda: threads, Pages())
         where = Where(stick)
         pipeline.open(where, None)  # type: ignore[arg-type]
         await pipeline.feed(bytes(100))

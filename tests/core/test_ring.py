@@ -34,7 +34,7 @@ from downhaul import (
     _allocation,
     hookimpl,
 )
-from downhaul._ring import PAGE, Ring
+from downhaul._ring import PAGE, Pages, Ring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +116,7 @@ def test_every_strand_sees_every_byte_once_and_in_order(sizes: list[int], seed: 
         seen[number] += part
 
     async def work() -> None:
-        ring = Ring([lambda part: look(0, part), lambda part: look(1, part)], threads)
+        ring = Ring([lambda part: look(0, part), lambda part: look(1, part)], threads, Pages())
         position = 0
         for size in sizes:
             left = size
@@ -146,7 +146,7 @@ def test_one_thread_at_a_time() -> None:
         at_work[number] -= 1
 
     async def work() -> None:
-        ring = Ring([lambda _: look(0), lambda _: look(1)], threads)
+        ring = Ring([lambda _: look(0), lambda _: look(1)], threads, Pages())
         for _ in range(20):
             ring.filled(len(await ring.room()))
         await ring.drain()

@@ -198,7 +198,7 @@ class Download:
         hooks = shared.hooks(self.plugins, self._without)
         whole = verb == "get" and part is None
         judges = (self.validations, self.digests) if whole else ((), ())
-        pipeline = Pipeline(outlet, *judges, shared.executor)
+        pipeline = Pipeline(outlet, *judges, shared.executor, shared.pages)
         transfer = Transfer(self, context, settings, hooks, pipeline, parent, verb, part)
         return transfer, self._told(shared.run(Engine(transfer, hooks, pipeline).run()))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ._digests import Digests
 from ._errors import DownloadError, PluginError, ValidationError
 from ._registry import plugin_error
-from ._ring import Ring
+from ._ring import Pages, Ring
 from ._validations import DigestValidation, SizeValidation
 from ._writers import write_error
 
@@ -69,6 +69,7 @@ class Pipeline:
         validations: Sequence[Validation],
         digests: Sequence[str],
         executor: Callable[[], Executor],
+        pages: Pages,
     ) -> None:
         self.outlet = outlet
         self.sink: Sink | None = None
@@ -77,6 +78,7 @@ class Pipeline:
         self._batched = 0
         self._worker: asyncio.Future[None] | None = None
         self._ring: Ring | None = None
+        self._pages = pages
         self.position = 0
         self.committed = False
         self.digests = Digests(())
@@ -149,7 +151,7 @@ class Pipeline:
             works = [self._write] if self.sink is not None else []
             if self.checks or self._digest_names:
                 works.append(self._look_at)
-            self._ring = Ring(works, self._executor())
+            self._ring = Ring(works, self._executor(), self._pages)
         return await self._ring.room()
 
     def filled(self, number: int) -> None:
@@ -162,6 +164,7 @@ class Pipeline:
         """Handle all that was fed, so that sink and checks stand at `position`."""
         if self._ring is not None:
             await self._ring.drain()
+            self._leave_ring()
         await self._settle()
         if self._batch:
             batch, size = self._take()
@@ -177,7 +180,7 @@ class Pipeline:
     def restart(self) -> None:
         """Start again from 0: nothing of the bytes so far remains, save what a consumer has."""
         self._take()
-        self._ring = None
+        self._leave_ring()
         if self.sink is not None and self.sink.position:
             try:
                 self.sink.truncate(0)
@@ -201,13 +204,19 @@ class Pipeline:
         """Wait until no thread is at work, whatever it has to say; cancellation waits too."""
         self._take()
         work, self._worker = self._worker, None
-        if work is None and self._ring is not None and not self._ring.is_idle:
+        if work is None and self._ring is not None:
             work = asyncio.ensure_future(self._ring.settle())
         if work is not None:
             cancelled = await finished(work)
             work.cancelled() or work.exception()
+            self._leave_ring()
             if cancelled is not None:
                 raise cancelled
+
+    def _leave_ring(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
 
     def discard(self) -> None:
         """Leave nothing behind in the sink."""

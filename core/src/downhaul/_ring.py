@@ -24,6 +24,23 @@ _WORTH: Final = 256 * 1024
 """Bytes in a page that are worth a thread's while, though there is room for more."""
 
 _PAGES: Final = 4
+_KEPT: Final = 32
+
+
+class Pages:
+    """Memory for rings, kept for the next one: to get it from the system anew costs as much as to fill it."""
+
+    def __init__(self) -> None:
+        self._free: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """Return a page."""
+        return self._free.pop() if self._free else memoryview(bytearray(PAGE))
+
+    def give_back(self, page: memoryview) -> None:
+        """Take *page* back, to be used again or forgotten."""
+        if len(self._free) < _KEPT:
+            self._free.append(page)
 
 
 class _Page:
@@ -31,31 +48,43 @@ class _Page:
 
     __slots__ = ("memory", "users")
 
-    def __init__(self) -> None:
-        self.memory = memoryview(bytearray(PAGE))
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
         self.users = 0
 
 
 class Ring:
-    """The pages of one transfer, and the strands that work on them; on one loop.
+    """The pages of one transfer, and the strands that work on them; on one loop. To be closed when all is done.
 
     Each of *works* is called with what has come, a part of a page, in threads of *executor*; the memory is used again
     when it returns. What one of them raises ends its work for good, and is raised to who fills the ring.
     """
 
-    def __init__(self, works: Sequence[Callable[[memoryview], None]], executor: Executor) -> None:
+    def __init__(self, works: Sequence[Callable[[memoryview], None]], executor: Executor, pages: Pages) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._free = deque(_Page() for _ in range(_PAGES))
+        self._pages = pages
+        self._all: list[_Page] = []
+        self._free: deque[_Page] = deque()
         self._page: _Page | None = None
         self._filled = self._begun = 0
         self._strands = [_Strand(work, executor, self._let_go) for work in works]
         self._waiter: asyncio.Future[None] | None = None
 
+    def close(self) -> None:
+        """Give the memory back; no strand may be at work."""
+        for page in self._all:
+            self._pages.give_back(page.memory)
+        self._all.clear()
+        self._strands.clear()  # which hold the ring
+
     async def room(self) -> memoryview:
         """Return memory for the next bytes; waits until there is some. Raises what a strand has raised."""
         self._raise()
         while self._page is None:
+            if not self._free and len(self._all) < _PAGES:
+                self._free.append(_Page(self._pages.take()))
+                self._all.append(self._free[-1])
             if self._free:
                 self._page, self._filled, self._begun = self._free.popleft(), 0, 0
             else:

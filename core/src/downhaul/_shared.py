@@ -14,6 +14,7 @@ from ._lifetimes import Lifetimes
 from ._loops import Threads
 from ._once import SharedValues
 from ._registry import Hooks
+from ._ring import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -37,6 +38,7 @@ class Shared:
         self.values = SharedValues()
         self.lifetimes = Lifetimes(context)
         self.flights = Flights()
+        self.pages = Pages()
         self.running: set[asyncio.Task[Any]] = set()
         self._executor: Threads | None = None
         self._hooks: OrderedDict[tuple[object, ...], Hooks] = OrderedDict()
