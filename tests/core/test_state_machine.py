@@ -386,7 +386,7 @@ def check(world: World) -> None:
     """Play *world* and hold its outcome against the model."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
         patch.setattr(pipeline_module, "_BATCH", 128)  # so that a few bytes go through threads already
-        patch.setattr(pipeline_module, "_INLINE", 32)
+        patch.setattr(pipeline_module, "LARGE", 32)
         seen = asyncio.run(play(world, Path(directory)))
     event(f"{world.way}: {type(seen.error).__name__ if seen.error else 'success'}")
     if seen.result is not None:

@@ -16,9 +16,10 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -40,21 +41,23 @@ _DEFAULTS: Final = {
     "SYST": "215 UNIX Type: L8", "FEAT": "211 None.",
 }  # fmt: skip
 _BLOCK: Final = 65536
+_RETIREMENT: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong when one file is retrieved.
 
-    `cut`: only so many bytes of what was asked for are sent, then `extra`. `ends`: how the data connection ends:
-    closed, reset, or held open until ``server.release()``, before the final reply. `opening` and `final` are the
-    replies around the bytes; None is none. `hang_up`: the control connection is closed after `opening`, while the
-    bytes go on. `ignores_rest`: the file comes from its start although REST was accepted. `times`: how often the
-    fault shows; None is always.
+    `cut`: only so many bytes of what was asked for are sent, then `extra`. `pause`: after so many bytes, the rest of
+    these waits for ``server.release()``. `ends`: how the data connection ends: closed, reset, or held open until
+    ``server.release()``, before the final reply. `opening` and `final` are the replies around the bytes; None is none.
+    `hang_up`: the control connection is closed after `opening`, while the bytes go on. `ignores_rest`: the file comes
+    from its start although REST was accepted. `times`: how often the fault shows; None is always.
     """
 
     cut: int | None = None
     extra: bytes = b""
+    pause: int | None = None
     ends: Literal["close", "reset", "hold"] = "close"
     opening: str | None = "150 Here it comes ({size} bytes)."
     final: str | None = "226 Done."
@@ -73,7 +76,8 @@ class FtpServer:
     a `Fault`. `greeting` is a `Script` too: ``["421 Full."] * 2 + ["220 Hello."]``. `modified` is what MDTM tells of
     every file. `users` maps names to passwords; None lets everybody in. `dead_epsv` lets EPSV name a port where
     nobody listens. `pasv_host` is what PASV names; connections to that host (127.0.0.2, say) are counted in `lured`.
-    `host` may be "::1".
+    `host` may be "::1". `late` are commands that are answered after ``release()`` only. With `loses_commands`, of
+    commands that come in one piece all but the first are lost.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class FtpServer:
         dead_epsv: bool = False,
         pasv_host: str | None = None,
         host: str = "127.0.0.1",
+        late: Collection[str] = (),
+        loses_commands: bool = False,
     ) -> None:
         self.files = dict(files or {})
         self.replies = dict(replies or {})
@@ -98,9 +104,13 @@ class FtpServer:
         self.dead_epsv = dead_epsv
         self.pasv_host = pasv_host
         self.host = host
+        self.late = late
+        self.loses_commands = loses_commands
         self.port = 0
         self.commands: list[str] = []
         """Every command line that came, in order, over all connections, as Latin-1."""
+        self.pieces: list[str] = []
+        """The same as it was read: the verbs of commands that came in one piece, such as "SIZE MDTM EPSV"."""
         self.controls = 0
         """How many control connections were opened in all."""
         self.open_controls = 0
@@ -116,6 +126,7 @@ class FtpServer:
         self._released: asyncio.Event
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._retired: set[asyncio.Server] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="ftp server", daemon=True)
 
@@ -175,8 +186,20 @@ class FtpServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
+        await _turns()
         self._server.close()
+        for listener in tuple(self._retired):
+            self._close(listener)
         await self._drain()
+
+    def _retire(self, listener: asyncio.Server) -> None:
+        """Close *listener* a little later: asyncio leaks the socket of a connection that is just being accepted."""
+        self._retired.add(listener)
+        self._loop.call_later(_RETIREMENT, self._close, listener)
+
+    def _close(self, listener: asyncio.Server) -> None:
+        self._retired.discard(listener)
+        listener.close()
 
     async def _drain(self) -> None:
         """End everything; what was being accepted meanwhile turns up some turns of the loop later."""
@@ -237,6 +260,8 @@ class _Session:
         self.server = server
         self.reader = reader
         self.writer = writer
+        self.rest = b""
+        self.waiting: list[str] = []
         self.user = ""
         self.offset = 0
         self.listener: asyncio.Server | None = None
@@ -248,8 +273,7 @@ class _Session:
         self.server._writers.add(self.writer)
         try:
             if await self.say(self.server._turn("greeting", self.server.greeting)):
-                while line := await self.reader.readline():
-                    command = line.rstrip(b"\r\n").decode("latin-1")
+                while (command := await self.command()) is not None:
                     self.server._note(command=command)
                     if not await self.obey(command):
                         break
@@ -260,6 +284,18 @@ class _Session:
             self.server._writers.discard(self.writer)
             _abort(self.writer)
             self.server._note(controls=-1)
+
+    async def command(self) -> str | None:
+        """Return the next command line, or None at the end of the connection."""
+        while not self.waiting:
+            data = await self.reader.read(_BLOCK)
+            if not data:
+                return None
+            *lines, self.rest = (self.rest + data).split(b"\n")
+            commands = [line.rstrip(b"\r").decode("latin-1") for line in lines]
+            self.server.pieces.append(" ".join(command.partition(" ")[0] for command in commands))
+            self.waiting += commands[:1] if self.server.loses_commands else commands
+        return self.waiting.pop(0)
 
     async def say(self, reply: str) -> bool:
         """Send *reply*; return whether the connection goes on."""
@@ -273,6 +309,8 @@ class _Session:
     async def obey(self, line: str) -> bool:
         verb, _, argument = line.partition(" ")
         verb = verb.upper()
+        if verb in self.server.late:
+            await self.server._released.wait()
         for key in (line, verb):
             if key in self.server.replies:
                 reply = self.server._turn(key, self.server.replies[key])
@@ -314,18 +352,20 @@ class _Session:
                 unused.bind((self.server.host, 0))
                 return int(unused.getsockname()[1])
         self.data = asyncio.get_running_loop().create_future()
-        self.listener = await asyncio.start_server(self.connected, self.server.host, 0)
+        self.listener = await asyncio.start_server(partial(self.connected, self.data), self.server.host, 0)
         port = int(self.listener.sockets[0].getsockname()[1])
         if self.server.pasv_host is not None:
             self.lure = await asyncio.start_server(self.lured, self.server.pasv_host, port)
         return port
 
-    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(
+        self, expected: asyncio.Future[_Data], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.server._note(data=1)
         data = _Data(writer, asyncio.Event())
         self.server._start_task(self.watch(reader, data), writer)
-        if self.data is not None and not self.data.done():
-            self.data.set_result(data)
+        if not expected.done():
+            expected.set_result(data)
 
     async def watch(self, reader: asyncio.StreamReader, data: _Data) -> None:
         """Wait until one side closes the data connection."""
@@ -345,7 +385,7 @@ class _Session:
     def close_listeners(self) -> None:
         for listener in (self.listener, self.lure):
             if listener is not None:
-                listener.close()
+                self.server._retire(listener)
         self.listener = self.lure = None
 
     async def retrieve(self, name: str, content: bytes) -> bool:
@@ -363,9 +403,11 @@ class _Session:
             _abort(self.writer)
         part = content if fault.ignores_rest else content[offset:]
         part = (part if fault.cut is None else part[: fault.cut]) + fault.extra
-        for start in range(0, len(part), _BLOCK):
-            writer.write(part[start : start + _BLOCK])
-            await writer.drain()
+        pause = len(part) if fault.pause is None else fault.pause
+        await self.send(writer, part[:pause])
+        if part[pause:]:
+            await self.held(closed)
+            await self.send(writer, part[pause:])
         if fault.ends == "hold":
             await self.held(closed)
         if fault.ends == "reset":
@@ -377,6 +419,11 @@ class _Session:
             writer.close()
         return fault.hang_up or not (fault.final is None or await self.say(fault.final))
 
+    async def send(self, writer: asyncio.StreamWriter, part: bytes) -> None:
+        for start in range(0, len(part), _BLOCK):
+            writer.write(part[start : start + _BLOCK])
+            await writer.drain()
+
     async def held(self, closed: asyncio.Event) -> None:
         """Wait until the server is released, or the client gives up."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self.server._released, closed)]
@@ -385,6 +432,12 @@ class _Session:
         finally:
             for each in waits:
                 each.cancel()
+
+
+async def _turns() -> None:
+    """Let the loop turn, until what was being accepted is."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def _sent(writer: asyncio.StreamWriter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
 
@@ -160,3 +161,21 @@ async def test_idle_connection_closed_by_the_server(ask: Asker, tmp_path: Path) 
             await asyncio.sleep(0.02)
         assert (await ask.get(hasty.url("file")))[1] == CONTENT
         assert hasty.controls() == 2
+
+
+async def test_into_memory(ask: Asker, server: Vsftpd) -> None:
+    """A file, and a part of one, arrive in the memory of who asks."""
+    assert await ask.get_into(server.url("file"), 1_000_000) == await ask.get(server.url("file"))
+    assert (await ask.get_into(server.url("file"), 1_000, offset=7, length=9_000))[1] == CONTENT[7:9_007]
+    assert (await ask.get_into(server.url("empty"), 1_000))[1] == b""
+
+
+async def test_pieces_are_understood(ask: Asker, tmp_path: Path) -> None:
+    """Of commands that come in one piece none is lost, and each file costs four of them."""
+    (tmp_path / "file").write_bytes(CONTENT)
+    with vsftpd(tmp_path) as running:
+        for _ in range(20):
+            assert (await ask.get(running.url("file")))[1] == CONTENT
+        assert running.controls() == 1
+        for verb in ("SIZE", "MDTM", "EPSV", "RETR"):
+            assert len(re.findall(f'FTP command: Client "127.0.0.1", "{verb}', running.log())) == 20

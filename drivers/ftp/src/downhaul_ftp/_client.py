@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 from downhaul import ConnectError, FetchError, RangeRefused, TimeoutExceeded
 
 from ._data import DataConnection
-from ._failures import bounded, refused
+from ._failures import refused
 from ._login import Login
 from ._replies import Reply, announced_size, extended_port, passive_port
 
@@ -48,20 +48,23 @@ class Client:
         control, greeting = await login.control(location)
         return cls(control, login.secrets, timeout, loses_commands=bool(_LOSES_COMMANDS.search(greeting.text)))
 
-    async def about(self, path: bytes) -> tuple[Reply, Reply]:
+    async def about(self, path: bytes) -> tuple[Reply, Reply, None]:
         """Return the replies to SIZE and to MDTM of *path* (RFC 3659, sections 3 and 4), asked one after the other."""
         about_size = _of_file("SIZE", await self._ask(b"SIZE " + path))
-        return about_size, _of_file("MDTM", await self._ask(b"MDTM " + path))
+        return about_size, _of_file("MDTM", await self._ask(b"MDTM " + path)), None
 
-    async def about_at_once(self, path: bytes, *passive: bytes) -> tuple[Reply, Reply, *tuple[Reply, ...]]:
-        """Return the same, and the reply to *passive* where that is given, asked in one piece: a single round trip.
+    async def about_at_once(self, path: bytes, passive: str | None) -> tuple[Reply, Reply, Reply | None]:
+        """Return the same, and the reply to *passive* (EPSV or PASV, or None), asked in one piece: one round trip.
 
         RFC 959 (section 5.4) wants servers to queue such commands, though it has users wait.
         """
-        self._control.send(b"SIZE " + path, b"MDTM " + path, *passive)
+        commands = [b"SIZE " + path, b"MDTM " + path]
+        if passive is not None:
+            commands.append(passive.encode())
+        self._control.send(*commands)
         about_size = _of_file("SIZE", await self._answer("SIZE"))
         about_time = _of_file("MDTM", await self._answer("MDTM", lag=_LAG))
-        return about_size, about_time, *[await self._answer(verb.decode(), lag=_LAG) for verb in passive]
+        return about_size, about_time, None if passive is None else await self._answer(passive, lag=_LAG)
 
     async def open_data(self, asked: Reply | None, *, extended: bool) -> tuple[DataConnection, FetchError | None]:
         """Open a data connection to the host of the control connection, whatever host the server names.
@@ -80,7 +83,7 @@ class Client:
                 failure = failure or refused(verb, reply)
                 continue
             try:
-                return await self._reach(port), failure
+                return await DataConnection.open(*self._control.peer(port), self.timeout.connect), failure
             except FetchError as error:
                 failure = error.with_traceback(None)
         raise failure or ConnectError("no data connection")
@@ -123,10 +126,6 @@ class Client:
     async def leave(self) -> None:
         """Say good-bye without waiting for the answer, and close."""
         await self._control.leave()
-
-    async def _reach(self, port: int) -> DataConnection:
-        opening = DataConnection.open(*self._control.peer(port))
-        return await bounded(opening, self.timeout.connect, phase="connect", doing="data connection")
 
     async def _ask(self, command: bytes) -> Reply:
         self._control.send(command)

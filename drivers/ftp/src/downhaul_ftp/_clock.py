@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Limits one wait after another, and calls *ring* when one takes too long.
+    """Limits one wait after another.
 
     Most waits are over at once, and a timer of the loop for each would cost more than the wait. So there is a single
     timer: it stays where it is when a wait is over, and looks when it goes off whether there is one that it must end.
     """
 
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._until = math.inf
+        self._ring: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, seconds: float) -> None:
-        """Begin to wait, for at most *seconds*, which may be infinite."""
-        self._until = self._loop.time() + seconds
+    def start(self, seconds: float, ring: Callable[[], None]) -> None:
+        """Begin to wait; *ring* is called if that is not over after *seconds*, which may be infinite."""
+        self._until, self._ring = self._loop.time() + seconds, ring
         self._set()
 
     def stop(self) -> None:
         """Tell that the wait is over."""
-        self._until = math.inf
+        self._until, self._ring = math.inf, None
 
     def end(self) -> None:
         """Tell that there will be no further wait."""
@@ -47,8 +47,9 @@ class Clock:
 
     def _look(self) -> None:
         self._timer = None
-        if self._until <= self._loop.time():
+        ring = self._ring
+        if ring is not None and self._until <= self._loop.time():
             self.stop()
-            self._ring()
+            ring()
         else:
             self._set()

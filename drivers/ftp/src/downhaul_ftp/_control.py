@@ -40,7 +40,7 @@ class Control(asyncio.Protocol):
         self._unread: deque[tuple[str, list[str]]] = deque()
         self._failure: Callable[[], FetchError] | None = None
         self._waiter: asyncio.Future[bool] | None = None
-        self._clock = Clock(partial(self._rouse, False))
+        self._clock = Clock()
         self._readable = select.poll()
         self._readable.register(transport.get_extra_info("socket"), select.POLLIN)
 
@@ -66,22 +66,14 @@ class Control(asyncio.Protocol):
         """Send *commands*, in one piece."""
         self._transport.write(b"".join(command + b"\r\n" for command in commands))
 
-    def take(self, *, preliminary: bool = False) -> tuple[str, list[str]] | None:
-        """Return the next reply that is there, its code and its lines, or None; preliminary ones only if asked for."""
-        while self._unread:
-            answer = self._unread.popleft()
-            if preliminary or answer[0][0] != "1":
-                return answer
-        return None
-
     async def reply(self, seconds: float, *, preliminary: bool = False) -> tuple[str, list[str]] | None:
-        """Wait at most *seconds* for the next reply; return None if there is none by then.
+        """Wait at most *seconds* for the next reply, its code and its lines; return None if there is none by then.
 
-        Raises `ConnectError` and `ProtocolError`.
+        Preliminary ones are passed over unless they are asked for. Raises `ConnectError` and `ProtocolError`.
         """
-        self._clock.start(seconds)
+        self._clock.start(seconds, partial(self._rouse, False))
         try:
-            while (answer := self.take(preliminary=preliminary)) is None:
+            while (answer := self._take(preliminary=preliminary)) is None:
                 if self._failure is not None:
                     raise self._failure()
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -143,6 +135,13 @@ class Control(asyncio.Protocol):
         self._fail(lambda: ConnectError(reason))
         self._clock.end()
         self._before.connection_lost(exc)
+
+    def _take(self, *, preliminary: bool) -> tuple[str, list[str]] | None:
+        while self._unread:
+            answer = self._unread.popleft()
+            if preliminary or answer[0][0] != "1":
+                return answer
+        return None
 
     def _fail(self, failure: Callable[[], FetchError]) -> None:
         self._failure = self._failure or failure

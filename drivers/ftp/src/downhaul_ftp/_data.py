@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import TYPE_CHECKING, Self
+
+from ._failures import bounded
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -23,12 +26,14 @@ class DataConnection:
         self._waiter: Future[None] | None = None
 
     @classmethod
-    async def open(cls, family: int, address: tuple[str | int, ...]) -> Self:
-        """Connect to *address*, as sockets of *family* name it; raises OSError."""
+    async def open(cls, family: int, address: tuple[str | int, ...], seconds: float | None) -> Self:
+        """Connect to *address*, as sockets of *family* name it, within *seconds*; raises `FetchError` only."""
         opened = socket.socket(family, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(opened, address)
+            if not _connects_at_once(opened, address):
+                connecting = asyncio.get_running_loop().sock_connect(opened, address)
+                await bounded(connecting, seconds, phase="connect", doing="data connection")
         except BaseException:
             opened.close()
             raise
@@ -67,3 +72,11 @@ class DataConnection:
         if self._waiter is not None:
             self._waiter = None
             self._loop.remove_reader(self._socket)
+
+
+def _connects_at_once(opened: socket.socket, address: tuple[str | int, ...]) -> bool:
+    """Begin to connect, and tell whether that is done: where the server is near, nothing is there to wait for.
+
+    The second call tells how the first went: a socket that does not block may have to leave that open.
+    """
+    return opened.connect_ex(address) == 0 or opened.connect_ex(address) in {0, errno.EISCONN}

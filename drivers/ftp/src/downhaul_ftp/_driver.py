@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from downhaul import (
     ConnectError,
     Driver,
     FetchError,
-    Headers,
-    Info,
     Payload,
     PolicyError,
     ProtocolError,
     ProxyError,
-    RangeRefused,
     Timeout,
     TimeoutExceeded,
-    Version,
 )
 
 from ._body import Body
 from ._client import Client
-from ._failures import refused
 from ._location import check_user, locate
 from ._login import ANONYMOUS
 from ._options import FtpOptions
 from ._pool import Key, Pool
-from ._replies import http_date, size_of, time_of
+from ._state import State, described, whole_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from downhaul import Request, Settings
+    from downhaul import Info, Request, Settings
 
     from ._data import DataConnection
     from ._location import Location
@@ -46,23 +40,11 @@ _LOST: Final = (ConnectError, ProtocolError, TimeoutExceeded)
 """What commands may end in that were sent in one piece, where a server or a firewall does not take that."""
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What the server tells about a file without sending it, and the reply where it tells neither."""
+class _Passive(NamedTuple):
+    """How a data connection is to be had: by EPSV, or else by PASV; and the reply to that, if it was asked already."""
 
-    size: int | None
-    modified: str | None
-    refusal: Reply | None
     extended: bool
-    """Whether EPSV is to open the data connection, else PASV."""
-    passive: Reply | None
-    """The reply to that, if it was asked for along with the state."""
-
-    @property
-    def version(self) -> Version | None:
-        if self.size is None and self.modified is None:
-            return None
-        return Version(modified=self.modified, size=self.size, strong=None not in (self.size, self.modified))
+    reply: Reply | None
 
 
 class FtpDriver(Driver):
@@ -109,14 +91,14 @@ class FtpDriver(Driver):
         options = settings.of(FtpOptions)
         user = ANONYMOUS if request.user is None else check_user(request.user)
         key = Key(request.origin, user, settings.connection)
-        client, state = await self._begin(key, location, request, settings)
+        client, state, passive = await self._begin(key, location, request, settings)
         body: Body | None = None
         clean = True
         try:
-            info = _info(request, state)
+            info = whole_answer(request, state)
             if info is None:
                 clean = False
-                info, body = await self._retrieve(client, location, request, state, options.block)
+                info, body = await self._retrieve(client, location, request, state, passive, options.block)
             yield Payload(info, body or _nothing())
         finally:
             if clean or (body is not None and body.clean):
@@ -129,8 +111,10 @@ class FtpDriver(Driver):
                 finally:
                     await self._pool.drop(client)
 
-    async def _begin(self, key: Key, location: Location, request: Request, settings: Settings) -> tuple[Client, _State]:
-        """Return a control connection, and what the server told about the file on it.
+    async def _begin(
+        self, key: Key, location: Location, request: Request, settings: Settings
+    ) -> tuple[Client, State, _Passive]:
+        """Return a control connection, what the server told on it about the file, and how the bytes are to be had.
 
         An idle connection that turns out to be dead is no failure: the next one is asked, in the end a new one. Nor is
         it one that answers the first of several commands only: from then on its host gets one at a time.
@@ -142,19 +126,19 @@ class FtpDriver(Driver):
             if client is None:
                 await self.idle.make_room(host)
                 client = await Client.opened(location, key.user, timeout)
-                self._pool.add(key, client)
+                self._pool.add(client)
             client.timeout, client.answered = timeout, False
             at_once = not client.loses_commands and host not in self._one_by_one
             extended = host not in self._without_epsv
             known = False
             try:
                 if at_once:
-                    passive = (b"EPSV" if extended else b"PASV",) if _wants_bytes(request) else ()
-                    state = _state(extended, *await client.about_at_once(location.path, *passive))
+                    passive = ("EPSV" if extended else "PASV") if _wants_bytes(request) else None
+                    about_size, about_time, reply = await client.about_at_once(location.path, passive)
                 else:
-                    state = _state(extended, *await client.about(location.path))
+                    about_size, about_time, reply = await client.about(location.path)
                 known = True
-                return client, state
+                return client, State.of(about_size, about_time), _Passive(extended, reply)
             except FetchError as error:
                 lost = at_once and (client.answered or not reused) and self._suspected(host, error)
                 again = lost if client.answered else reused and not isinstance(error, TimeoutExceeded)
@@ -165,9 +149,9 @@ class FtpDriver(Driver):
                     await self._pool.drop(client)
 
     async def _retrieve(
-        self, client: Client, location: Location, request: Request, state: _State, block: int
+        self, client: Client, location: Location, request: Request, state: State, passive: _Passive, block: int
     ) -> tuple[Info, Body]:
-        data = await self._open_data(client, request.origin, state)
+        data = await self._open_data(client, request.origin, passive)
         try:
             if request.offset:
                 await client.restart(request.offset)
@@ -181,12 +165,12 @@ class FtpDriver(Driver):
         left = None if size is None else size - offset
         limit = request.length if left is None or (request.length is not None and request.length < left) else None
         body = Body(client, data, offset=offset, expected=left, limit=limit, final=final, block=block)
-        return _described(request, state, size, left if limit is None else limit), body
+        return described(request, state, size, left if limit is None else limit), body
 
-    async def _open_data(self, client: Client, host: str, state: _State) -> DataConnection:
-        at_once = state.passive is not None
+    async def _open_data(self, client: Client, host: str, passive: _Passive) -> DataConnection:
+        at_once = passive.reply is not None
         try:
-            data, failure = await client.open_data(state.passive, extended=state.extended)
+            data, failure = await client.open_data(passive.reply, extended=passive.extended)
         except FetchError as error:
             self._without_epsv.discard(host)  # next time both ways are tried again
             at_once and self._suspected(host, error)
@@ -207,55 +191,6 @@ class FtpDriver(Driver):
 def _wants_bytes(request: Request) -> bool:
     """Tell whether a data connection will most probably be needed."""
     return request.verb == "get" and request.unless is None and request.length != 0
-
-
-def _state(extended: bool, about_size: Reply, about_time: Reply, passive: Reply | None = None) -> _State:
-    size, modified = size_of(about_size), time_of(about_time)
-    refusal = about_size if about_size.code == 550 else about_time
-    return _State(size, modified, refusal if size is None and modified is None else None, extended, passive)
-
-
-def _info(request: Request, state: _State) -> Info | None:
-    """Return the whole answer where it has no bytes, or None where the file must be retrieved."""
-    version = state.version
-    if request.unless is not None and _same(request.unless, version):
-        return replace(_described(request, state, state.size, None), not_modified=True)
-    if request.version is not None and request.version != version:
-        raise RangeRefused("the file is not what it was: SIZE or MDTM differ")
-    if state.size is not None and request.offset > state.size:
-        raise RangeRefused(f"offset {request.offset} is beyond the {state.size} bytes of the file")
-    if request.verb == "stat":
-        if state.refusal is not None:
-            raise refused("the server tells neither size nor time", state.refusal, of_file=True)
-        return _described(request, state, state.size, state.size)
-    if request.length == 0 or (request.offset and request.offset == state.size):
-        return _described(request, state, state.size, 0)
-    return None
-
-
-def _same(known: Version, version: Version | None) -> bool:
-    if version is None or not version.strong:
-        return False
-    return (known.size, known.modified) == (version.size, version.modified)
-
-
-def _described(request: Request, state: _State, size: int | None, length: int | None) -> Info:
-    """Return what is known of the file (`size`) and of the body (`length`, in bytes)."""
-    proof = "unproven" if size is None else "150 line" if state.size is None else "SIZE"
-    fields = []
-    if length is not None:
-        fields.append(("Content-Length", str(length)))
-    if state.modified is not None and (date := http_date(state.modified)) is not None:
-        fields.append(("Last-Modified", date))
-    return Info(
-        request.url,
-        Headers(fields),
-        size=size,
-        version=state.version,
-        start=request.offset,
-        resumable=True,
-        proof=proof,
-    )
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -42,9 +42,9 @@ class Pool:
         self._idle: dict[Key, dict[Client, _Wait]] = {}
         self._used: dict[Client, Clock] = {}
 
-    def add(self, key: Key, client: Client) -> None:
+    def add(self, client: Client) -> None:
         """Note a new connection that is in use."""
-        self._used[client] = Clock(partial(self._expire, key, client))
+        self._used[client] = Clock()
 
     async def take(self, key: Key) -> Client | None:
         """Return the idle connection that was used last, or None; dead ones are dropped on the way."""
@@ -67,7 +67,7 @@ class Pool:
             clock.end()
             client.cut()
             return
-        clock.start(seconds)
+        clock.start(seconds, partial(self._expire, key, client))
         over = idle.add(key.origin, partial(self._let_go, key, client))
         self._idle.setdefault(key, {})[client] = _Wait(clock, over)
 

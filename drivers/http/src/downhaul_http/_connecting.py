@@ -35,7 +35,7 @@ async def connect(
         async with asyncio.timeout(seconds):
             url = httpx.URL(origin)
             host = url.raw_host.decode()
-            dialled = await _dial(host, url.port or _PORTS[url.scheme], local_address)
+            dialled = await _dial(host, _PORTS[url.scheme] if url.port is None else url.port, local_address)
             return await _begin(dialled, host, trust, scratch)
     except TimeoutError as reason:
         raise httpx.ConnectTimeout("no connection in time") from reason

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 from collections import deque
 from typing import Final
 
@@ -29,7 +30,11 @@ _READ_AHEAD: Final = 256 * 1024
 _AT_A_GLANCE: Final = 16 * 1024
 """Bytes of a head that are looked at again when more come; a parser minds where it was."""
 
+_SENT_AT_ONCE: Final = 256 * 1024
+"""Bytes of a request that are handed over at once: TLS takes any number, and says that it is too much the next time."""
+
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_BLANK: Final = 0x20
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -42,6 +47,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._scratch = scratch
         self._transport: asyncio.Transport
+        self._tls: ssl.SSLObject | None = None
         self._poll = select.poll()
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -57,7 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self._left: int | None = None  # bytes of a body that is framed by counting
         self._parser: h11.Connection | None = None
         self._head_size = 0  # bytes of heads that the parser has seen, interim ones included
-        self._blocks: deque[bytes] = deque()
+        self._blocks: deque[bytes | memoryview] = deque()
         self._waiting = 0  # bytes in them
         self._paused = False
         self._into: memoryview | None = None
@@ -75,24 +81,33 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(request)
         return await self.head(silence, total)
 
-    def begin(self, *, has_body: bool) -> None:
-        """Expect an answer from now on."""
+    def begin(self, *, has_body: bool, stays: bool = True) -> None:
+        """Expect an answer from now on; *stays* is False where the request says that it is the last one."""
         self._complete, self._head, self._has_body, self._begun = False, None, has_body, b""
         self._left = self._parser = None
         self._head_size = 0
         if not self._stays:
             self._failure = self._failure or (httpx.RemoteProtocolError, "the connection was closed", None)
+        self._stays = self._stays and stays
 
     async def send(self, data: bytes, silence: float | None) -> None:
-        """Send a piece of a request, and wait, at most for *silence* seconds, until more may be sent."""
-        self._transport.write(data)
-        if self._writable is not None:
-            try:
-                async with asyncio.timeout(silence):
-                    await asyncio.shield(self._writable)
-            except TimeoutError:
-                self._fail(httpx.WriteTimeout, "the server does not take the request")
+        """Send a piece of a request, and wait, at most for *silence* seconds, until more may be sent.
+
+        Nothing is sent to a server that has answered and closed the connection.
+        """
         self._raise()
+        view = memoryview(data)
+        for begin in range(0, len(view), _SENT_AT_ONCE):
+            if self._transport.is_closing():
+                break
+            self._transport.write(view[begin : begin + _SENT_AT_ONCE])
+            if self._writable is not None:
+                try:
+                    async with asyncio.timeout(silence):
+                        await asyncio.shield(self._writable)
+                except TimeoutError:
+                    self._fail(httpx.WriteTimeout, "the server does not take the request")
+            self._raise()
 
     async def head(self, silence: float | None, total: float | None) -> Head:
         """Return the head of the answer, once it is there."""
@@ -101,14 +116,20 @@ class Connection(asyncio.BufferedProtocol):
             await self._wait(silence, latest)
         return self._head
 
+    def take(self) -> bytes | None:
+        """Return the next bytes of the body that are there, b"" at its end, or None if they must be waited for."""
+        if self._blocks:
+            block = self._blocks.popleft()
+            self._waiting -= len(block)
+            if self._paused and self._waiting < _READ_AHEAD:
+                self._resume()
+            return bytes(block)
+        return b"" if self._complete else None
+
     async def read(self, silence: float | None) -> bytes:
         """Return the next bytes of the body, b"" at its end; *silence* is how long nothing may come, in seconds."""
-        while not self._blocks:
-            if self._complete:
-                return b""
+        while (block := self.take()) is None:
             await self._wait(silence)
-        block = self._blocks.popleft()
-        self._taken(len(block))
         return block
 
     async def readinto(self, view: memoryview, silence: float | None) -> int:
@@ -119,24 +140,24 @@ class Connection(asyncio.BufferedProtocol):
         while not self._blocks:
             if self._complete:
                 return 0
+            if self._paused:
+                self._resume()
             if self._left is None:
                 await self._wait(silence)
                 continue
             self._into, self._filled = view[: self._left], 0
-            if self._paused:
-                self._resume()
             try:
                 await self._wait(silence)
             finally:
                 self._into = None
             if self._filled:
                 return self._filled
-        block = self._blocks.popleft()
+        block = memoryview(self._blocks.popleft())
         size = min(len(block), len(view))
         view[:size] = block[:size]
         if size < len(block):
             self._blocks.appendleft(block[size:])
-        self._taken(size)
+        self._waiting -= size
         return size
 
     @property
@@ -148,9 +169,9 @@ class Connection(asyncio.BufferedProtocol):
     def is_quiet(self) -> bool:
         """Whether it is still open and nothing has come that nobody asked for.
 
-        The socket itself is asked: what came since the loop last looked would be taken for the next answer.
+        The socket itself is asked, and TLS: what came since the loop last looked would be taken for the next answer.
         """
-        return self._stays and not self._poll.poll(0)
+        return self.is_reusable and not self._poll.poll(0) and (self._tls is None or _is_empty(self._tls))
 
     def abort(self) -> None:
         """Close at once."""
@@ -168,6 +189,7 @@ class Connection(asyncio.BufferedProtocol):
         """Called by the loop."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._tls = transport.get_extra_info("ssl_object")
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
@@ -183,18 +205,15 @@ class Connection(asyncio.BufferedProtocol):
             self._complete = not self._left
             self._wake()
             return
-        try:
-            self._take_in(bytes(self._scratch[:nbytes]))
-        except h11.RemoteProtocolError as reason:
-            self._fail(httpx.RemoteProtocolError, str(reason), reason)
+        self._take_in(bytes(self._scratch[:nbytes]))
 
     def eof_received(self) -> None:
         """Called by the loop."""
-        self._ended(None)
+        self._ended(None if self._tls is None else self._rest_of_tls())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._ended(exc)
+        self._ended(exc or ConnectionAbortedError("the connection was closed"))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -215,14 +234,17 @@ class Connection(asyncio.BufferedProtocol):
     # The way of what comes.
 
     def _take_in(self, data: bytes) -> None:
-        if self._complete:
-            self.abort()  # nobody asked for it
-        elif self._head is None and self._parser is None:
-            self._begin_head(data)
-        elif self._left is not None:
-            self._count(data)
-        else:
-            self._parse(data)
+        try:
+            if self._complete:
+                self.abort()  # nobody asked for it
+            elif self._head is None and self._parser is None:
+                self._begin_head(data)
+            elif self._left is not None:
+                self._count(data)
+            else:
+                self._parse(data)
+        except h11.RemoteProtocolError as reason:
+            self._fail(httpx.RemoteProtocolError, str(reason), reason)
         self._wake()
 
     def _begin_head(self, data: bytes) -> None:
@@ -230,11 +252,12 @@ class Connection(asyncio.BufferedProtocol):
         end = text.find(_END_OF_HEAD, max(0, len(self._begun) - len(_END_OF_HEAD) + 1))
         if end < 0:
             self._begun = text
-            if len(text) > _AT_A_GLANCE or b"\n\n" in text or b"\n\r\n" in text:  # or it ends by another sign
+            # Too long for a glance, no HTTP from its first byte on, or ended by another sign: a parser can tell.
+            if len(text) > _AT_A_GLANCE or text[0] <= _BLANK or b"\n\n" in text or b"\n\r\n" in text:
                 self._begin_parser(text)
             return
         end += len(_END_OF_HEAD)
-        plain = read_plain(text[:end], has_body=self._has_body)
+        plain = read_plain(text[:end], has_body=self._has_body) if end <= MOST_BYTES else None
         if plain is None:
             self._begin_parser(text)
             return
@@ -265,8 +288,6 @@ class Connection(asyncio.BufferedProtocol):
         assert parser is not None
         if self._head is None:
             self._head_size += len(data)
-            if self._head_size > MOST_BYTES + SCRATCH:  # what came with the last of it may be the body's
-                raise h11.RemoteProtocolError(f"the head of the answer has more than {MOST_BYTES} bytes")
         parser.receive_data(data)
         while True:
             event = parser.next_event()
@@ -276,6 +297,7 @@ class Connection(asyncio.BufferedProtocol):
                 if event.status_code == 101:
                     raise h11.RemoteProtocolError("the server switches protocols, which nobody asked for")
             elif isinstance(event, h11.Response):
+                _check_size(self._head_size - len(parser.trailing_data[0]))
                 version = b"HTTP/" + event.http_version
                 self._head = Head.decoded(event.status_code, event.reason, event.headers.raw_items(), version)
             elif isinstance(event, h11.EndOfMessage):
@@ -285,6 +307,8 @@ class Connection(asyncio.BufferedProtocol):
                     self.abort()
                 return
             else:
+                if self._head is None:
+                    _check_size(self._head_size)
                 return
 
     def _put(self, data: bytes) -> None:
@@ -295,22 +319,33 @@ class Connection(asyncio.BufferedProtocol):
                 self._paused = True
                 self._transport.pause_reading()
 
-    def _taken(self, size: int) -> None:
-        self._waiting -= size
-        if self._paused and self._waiting < _READ_AHEAD:
-            self._resume()
-
     def _resume(self) -> None:
         self._paused = False
         self._transport.resume_reading()
 
     # The end, and waiting.
 
+    def _rest_of_tls(self) -> ssl.SSLError | None:
+        """Take in what asyncio has left undeciphered at the end, and return what is wrong with the end, if anything is.
+
+        At the end asyncio reads once more, with however little memory it is given. And it does not tell whether the
+        server has said that this is the end (RFC 8446, section 6.1), or somebody on the way has cut off the rest.
+        """
+        assert self._tls is not None
+        try:
+            while data := self._tls.read(len(self._scratch)):
+                self._take_in(data)
+        except ssl.SSLError as reason:
+            return reason
+        return None
+
     def _ended(self, reason: Exception | None) -> None:
         self._stays = False
         if self._complete or self._failure is not None:
             return
-        if reason is not None:
+        if isinstance(reason, ssl.SSLWantReadError):
+            self._fail(httpx.RemoteProtocolError, "peer closed the connection, and TLS was to go on")
+        elif reason is not None:
             self._fail(httpx.ReadError, str(reason), reason)
         elif self._head is None:
             self._fail(httpx.RemoteProtocolError, "the server closed the connection before it had answered")
@@ -337,7 +372,8 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _wait(self, silence: float | None, latest: float | None = None) -> None:
         """Wait until anything comes, for *silence* seconds and not beyond the time *latest*."""
-        self._raise()
+        if self._failure is not None:
+            self._raise()
         if silence is not None:
             soonest = self._loop.time() + silence
             latest = soonest if latest is None else min(soonest, latest)
@@ -349,11 +385,11 @@ class Connection(asyncio.BufferedProtocol):
             await self._waiter
         finally:
             self._waiter = self._deadline = None
-        self._raise()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+            self._deadline = None  # what has come is in time, however late it is looked at
 
     def _look_at(self, when: float) -> None:
         """Look at the clock then: a timer for each wait would cost more than all else here."""
@@ -369,3 +405,20 @@ class Connection(asyncio.BufferedProtocol):
             self._look_at(self._deadline)
         else:
             self._fail(httpx.ReadTimeout, "nothing came in time")
+
+
+def _check_size(size: int) -> None:
+    """Raise h11.RemoteProtocolError where the heads of an answer have more than the bytes that they may have."""
+    if size > MOST_BYTES:
+        raise h11.RemoteProtocolError(f"the head of the answer has more than {MOST_BYTES} bytes")
+
+
+def _is_empty(tls: ssl.SSLObject) -> bool:
+    """Tell whether *tls* holds nothing that has not been read, the end included."""
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError:
+        pass
+    return False

@@ -36,6 +36,9 @@ class Head(NamedTuple):
     locations: tuple[bytes, ...] = ()
     """The values of Location where they may be more than ASCII: a server wants to see its own bytes again."""
 
+    raw: Sequence[tuple[bytes, bytes]] = ()
+    """The fields as they came where they may be more than ASCII."""
+
     @classmethod
     def decoded(
         cls,
@@ -55,6 +58,7 @@ class Head(NamedTuple):
             version,
             sent,
             tuple(value for name, value in pairs if name.lower() == b"location"),
+            pairs,
         )
 
     @classmethod

@@ -26,6 +26,8 @@ _TARGET: Final = re.compile(rb"[\x21-\x7e]+")
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be sent again where nobody knows whether they have arrived (RFC 9110, section 9.2.2)."""
 
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 _FOR_THE_LIBRARY: Final = frozenset({"upgrade", "expect"})
 
 
@@ -58,6 +60,8 @@ class Transport(httpx.AsyncBaseTransport):
         self._library = httpx.AsyncHTTPTransport(verify, **arguments)
         self._idle: dict[str, deque[tuple[float, Connection]]] = {}
         self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
         self._scratch = memoryview(bytearray(SCRATCH))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -68,17 +72,19 @@ class Transport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol(f"{request.url.scheme}:// is not spoken here")
         limits = _Limits.of(request)
         origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        head = _head(request)
+        head, length = _head(request), _length(request)
+        stays = "close" not in request.headers.get("connection", "").lower()
         while True:
             connection, is_reused = await self._connection(origin, limits)
             try:
-                connection.begin(has_body=request.method != "HEAD")
-                await _send(connection, head, request, limits)
+                connection.begin(has_body=request.method != "HEAD", stays=stays)
+                await _send(connection, head, request.stream, length, limits.write)
                 found = await connection.head(limits.read, limits.read and limits.read * SILENCES)
                 break
             except httpx.TransportError as reason:
+                may_repeat = request.method in _IDEMPOTENT and isinstance(request.stream, httpx.ByteStream)
+                again = is_reused and may_repeat and connection in self._open  # not those that `aclose` has closed
                 await self._close(connection)
-                again = is_reused and request.method in _IDEMPOTENT and isinstance(request.stream, httpx.ByteStream)
                 if not (again and is_stale(chain(reason, None), http2=False)):
                     raise
             except BaseException:
@@ -86,13 +92,17 @@ class Transport(httpx.AsyncBaseTransport):
                 raise
         return httpx.Response(
             found.status,
-            headers=list(found.fields),
+            headers=list(found.raw) or list(found.fields),
             stream=_Stream(self, origin, connection, limits.read),
             extensions={"http_version": found.version, "reason_phrase": (found.reason or "").encode()},
         )
 
     async def aclose(self) -> None:
         """Close every connection, those in use included."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._idle.clear()
         for connection in tuple(self._open):
             await self._close(connection)
@@ -113,15 +123,27 @@ class Transport(httpx.AsyncBaseTransport):
         return connection, False
 
     async def _release(self, origin: str, connection: Connection) -> None:
-        """Keep *connection* for later, or close it if it cannot serve again; and those that have been idle for long."""
-        if connection not in self._open or not connection.is_reusable:
+        """Keep *connection* for later, or close it if it cannot serve again."""
+        if self._is_closed or connection not in self._open or not connection.is_reusable:
             await self._close(connection)
             return
-        now = asyncio.get_running_loop().time()
-        idle = self._idle.setdefault(origin, deque())
-        idle.append((now, connection))
-        while self._expiry is not None and idle and now - idle[0][0] > self._expiry:
-            await self._close(idle.popleft()[1])
+        loop = asyncio.get_running_loop()
+        self._idle.setdefault(origin, deque()).append((loop.time(), connection))
+        if self._timer is None and self._expiry is not None:
+            self._timer = loop.call_later(self._expiry, self._expire, loop, self._expiry)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop, expiry: float) -> None:
+        """Close what has been idle for longer than *expiry* seconds, and look again when there may be more."""
+        now = loop.time()
+        for origin, idle in list(self._idle.items()):
+            while idle and now - idle[0][0] >= expiry:
+                _, connection = idle.popleft()
+                self._open.discard(connection)
+                connection.abort()
+            if not idle:
+                del self._idle[origin]
+        oldest = min((idle[0][0] for idle in self._idle.values()), default=None)
+        self._timer = None if oldest is None else loop.call_at(oldest + expiry, self._expire, loop, expiry)
 
     async def _close(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -149,7 +171,7 @@ class _Stream(httpx.AsyncByteStream):
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while block := await self._connection.read(self._silence):
+        while not self._closed and (block := await self._connection.read(self._silence)):
             yield block
 
     async def aclose(self) -> None:
@@ -172,17 +194,51 @@ def _head(request: httpx.Request) -> bytes:
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method.encode(), target, lines)
 
 
-async def _send(connection: Connection, head: bytes, request: httpx.Request, limits: _Limits) -> None:
-    """Send *request*, its body in chunks where its length is not told (RFC 9112, section 7.1)."""
-    is_chunked = "transfer-encoding" in request.headers
-    if isinstance(request.stream, httpx.ByteStream) and not is_chunked:
-        content = b"".join([piece async for piece in request.stream])
-        await connection.send(head + content, limits.write)
+def _length(request: httpx.Request) -> int | None:
+    """Return how long the body of *request* is said to be, None if it is sent in chunks (RFC 9112, section 6.1).
+
+    Raises httpx.LocalProtocolError where that is not told as it should be.
+    """
+    told = [(name.lower(), value) for name, value in request.headers.raw if name.lower() in _FRAMING]
+    if not told:
+        return 0
+    (name, value), *more = told
+    if not more and name == b"content-length" and _LENGTH.fullmatch(value):
+        return int(value)
+    if not more and name == b"transfer-encoding" and value.lower() == b"chunked":
+        return None
+    raise httpx.LocalProtocolError("the header fields of the request do not tell how long its body is")
+
+
+async def _send(
+    connection: Connection,
+    head: bytes,
+    stream: httpx.SyncByteStream | httpx.AsyncByteStream,
+    length: int | None,
+    silence: float | None,
+) -> None:
+    """Send *head*, and the body *stream* of *length* bytes, or in chunks where that is None.
+
+    Raises httpx.LocalProtocolError for a body of another length: the server would take it for the next request.
+    """
+    if isinstance(stream, httpx.ByteStream) and length is not None:
+        content = b"".join([piece async for piece in stream])
+        _check_length(len(content) == length)
+        await connection.send(head + content, silence)
         return
-    await connection.send(head, limits.write)
-    assert isinstance(request.stream, httpx.AsyncByteStream)
-    async for piece in request.stream:
+    await connection.send(head, silence)
+    assert isinstance(stream, httpx.AsyncByteStream)
+    sent = 0
+    async for piece in stream:
+        sent += len(piece)
+        _check_length(length is None or sent <= length)
         if piece:
-            await connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece, limits.write)
-    if is_chunked:
-        await connection.send(b"0\r\n\r\n", limits.write)
+            await connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if length is None else piece, silence)
+    _check_length(length is None or sent == length)
+    if length is None:
+        await connection.send(b"0\r\n\r\n", silence)
+
+
+def _check_length(is_right: bool) -> None:
+    if not is_right:
+        raise httpx.LocalProtocolError("the body of the request has another length than its header fields tell")
