@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+import re
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from hashlib import _Hash
 
     from ._models import Block
 
+_LOWER: Final = re.compile(r"[0-9a-f]*")
 _HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
 
 
@@ -33,6 +36,8 @@ def _known_as(name: str) -> str:
 
 def check_hexdigest(name: str, digits: str) -> str:
     """Return the hexadecimal *digits* in lower case; raise ValueError unless they fit the algorithm *name*."""
+    if isinstance(digits, str) and len(digits) == _length(name) and _LOWER.fullmatch(digits) is not None:
+        return digits
     if not isinstance(digits, str):
         raise TypeError(f"a digest is given as hexadecimal digits in a str, not {type(digits).__name__}")
     length = _length(name)
@@ -49,6 +54,7 @@ def _length(name: str) -> int:
     return hashlib.new(name, usedforsecurity=False).digest_size * 2
 
 
+@lru_cache(maxsize=64)
 def is_strong(name: str) -> bool:
     """Tell whether nobody can make two files with one digest of the algorithm *name*."""
     return not name.startswith("md") and "sha1" not in name
@@ -63,11 +69,20 @@ def _works(name: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)
+def _maker(name: str) -> Callable[[], _Hash]:
+    """Return what makes a hash object of the algorithm *name*: `hashlib.new` looks it up each time."""
+    make = getattr(hashlib, name, None)
+    if name in hashlib.algorithms_guaranteed and make is not None:
+        return partial(make, usedforsecurity=False)
+    return partial(hashlib.new, name, usedforsecurity=False)
+
+
 class Digests:
     """Running digests, one per algorithm, of the bytes seen so far."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in dict.fromkeys(names)}
+        self._hashes = {name: _maker(name)() for name in names}
 
     def update(self, block: Block) -> None:
         """Take the next *block* in."""

@@ -261,9 +261,9 @@ def _digests(digests: Iterable[str] | Mapping[str, str]) -> tuple[tuple[str, ...
     if digests == ():
         return (), ()
     check_several("digests", digests)
-    names = tuple(digest_name(name) for name in digests)
+    names = tuple([digest_name(name) for name in digests])
     expected = digests.items() if isinstance(digests, dict | Mapping) else ()
-    return names, tuple(DigestValidation(name, digits) for name, digits in expected)
+    return names, tuple([DigestValidation(name, digits) for name, digits in expected])
 
 
 def _checked(value: Any, kind: type, name: str, what: str) -> Any:

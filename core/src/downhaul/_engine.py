@@ -374,9 +374,7 @@ class Engine:
 
     def _result(self, payload: Payload, size: int) -> Result:
         transfer, info = self._transfer, payload.info
-        version = (
-            None if info.version is None else replace(info.version, source=source_name(transfer.request.url, info.url))
-        )
+        version = None if info.version is None else info.version.of(source_name(transfer.request.url, info.url))
         return Result(
             url=transfer._base.url,
             source=info.url,

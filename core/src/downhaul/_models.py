@@ -98,6 +98,10 @@ class Version:
     strong: bool = False
     source: str | None = field(default=None, compare=False, repr=False)
 
+    def of(self, source: str) -> Version:
+        """Return this version as *source* names it."""
+        return Version(self.tag, self.modified, self.size, self.strong, source)
+
     def contradicts(self, other: Version) -> bool:
         """Tell whether *other* differs in anything that both of them know."""
         pairs = ((self.tag, other.tag), (self.modified, other.modified), (self.size, other.size))

@@ -29,6 +29,9 @@ LARGE: Final = 256 * 1024
 """Bytes up to which the way to a thread and back costs more than it saves."""
 
 
+_NONE: Final = Digests(())
+
+
 class Outlet(Protocol):
     """Where the bytes of a stream go on to: it holds back the last of them, and what was released stays released."""
 
@@ -81,17 +84,23 @@ class Pipeline:
         self._pages = pages
         self.position = 0
         self.committed = False
-        self.digests = Digests(())
+        self.digests = _NONE
         self.checks: tuple[tuple[Validation, Check], ...] = ()
         self._updates: list[Callable[[Block], None]] = []
         self._keeping: list[bool] = []  # of each of them, whether it may keep what it sees
 
     def _begin(self) -> None:
-        shared = [each.algorithm for each in self._validations if isinstance(each, DigestValidation)]
-        self.digests = Digests((*self._digest_names, *shared))
-        self.checks = tuple((each, self._check(each)) for each in self._validations)
-        self._updates = [self.digests.update, *(check.update for _, check in self.checks)]
-        self._keeping = [False, *(not is_ours(each) for each, _ in self.checks)]
+        names, validations = dict.fromkeys(self._digest_names), self._validations
+        for each in validations:
+            if isinstance(each, DigestValidation):
+                names[each.algorithm] = None
+        self.digests = Digests(names)
+        self.checks = tuple([(each, self._check(each)) for each in validations])
+        self._updates, self._keeping = [self.digests.update], [False]
+        for each, check in self.checks:
+            if type(each) is not DigestValidation:  # which sees what the digests see
+                self._updates.append(check.update)
+                self._keeping.append(not is_ours(each))
 
     def _check(self, validation: Validation) -> Check:
         return validation.sharing(self.digests) if isinstance(validation, DigestValidation) else _Judge(validation)

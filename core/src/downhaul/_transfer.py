@@ -244,7 +244,8 @@ class Transfer:
 
     def settings_for(self, request: Request) -> Settings:
         """Return what a driver may know when it opens *request*: nothing secret where the origin is not ours."""
-        return self.settings.home if request.origin == self._base.origin else self.settings.elsewhere
+        at_home = request.url is self._base.url or request.origin == self._base.origin
+        return self.settings.home if at_home else self.settings.elsewhere
 
     def _begin_attempt(self) -> None:
         """Forget what was true of the attempt before."""

@@ -25,9 +25,9 @@ _SIGNS: Final = (
 
 Few need it: to compile it takes longer than all else here.
 """
-_ORDINARY: Final = re.compile(
-    r"(?P<prefix>[a-z][a-z0-9+.-]*://[a-z0-9](?:[a-z0-9.-]*)(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?)(?:[/?#][!-~]*)?"
-)
+_AUTHORITY_ALONE: Final = r"[a-z][a-z0-9+.-]*://[a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
+_PREFIX: Final = re.compile(rf"{_AUTHORITY_ALONE}(?=[/?#]|\Z)")
+_ORDINARY: Final = re.compile(rf"{_AUTHORITY_ALONE}(?:[/?#][!-~]*)?")
 """Nearly all URLs: nothing in them to be refused, to be hidden, to be decoded. One look is enough."""
 
 _SHOWN: Final = 500
@@ -97,8 +97,8 @@ def origin(url: str) -> str:
 
     URLs without a host (``data:``) have their scheme for an origin.
     """
-    match = _ORDINARY.fullmatch(url)
-    return _origin(url) if match is None else _known_origin(match["prefix"])
+    match = _PREFIX.match(url)
+    return _origin(url) if match is None else _known_origin(match[0])
 
 
 @lru_cache(maxsize=1024)

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
     from ._heads import Head
 
+# Numbers, as to ask an enumeration for one takes longer than all else that is done with it.
+_NO_CONTENT: Final = 204
+_PARTIAL_CONTENT: Final = 206
+_NOT_MODIFIED: Final = 304
+_PROXY_AUTHENTICATION_REQUIRED: Final = 407
+_RANGE_NOT_SATISFIABLE: Final = 416
 _VERSIONS: Final = frozenset({b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _ERRORS: Final[dict[int, type[StatusError]]] = {
@@ -63,11 +69,11 @@ def read_head(request: Request, head: Head, proxy: str = "") -> Answer:
     if not 200 <= status < 300:
         return _not_modified(request, head, fields, proxy)
     length = fields.content_length()
-    if status == HTTPStatus.PARTIAL_CONTENT:
+    if status == _PARTIAL_CONTENT:
         return _part(request, fields, length, protocol)
     head_only = wants_head_only(request)
-    has_body = not head_only and status != HTTPStatus.NO_CONTENT
-    if status == HTTPStatus.NO_CONTENT:
+    has_body = not head_only and status != _NO_CONTENT
+    if status == _NO_CONTENT:
         length = 0
     version = version_of(fields, length, time.time())
     info = Info(
@@ -125,7 +131,7 @@ def _range_of(request: Request, fields: Fields) -> ContentRange:
 
 
 def _not_modified(request: Request, head: Head, fields: Fields, proxy: str) -> Answer:
-    if head.status != HTTPStatus.NOT_MODIFIED or request.unless is None:
+    if head.status != _NOT_MODIFIED or request.unless is None:
         raise _refusal(request, head, fields, proxy)
     unless = request.unless
     check_unchanged(unless, version_of(fields, None, time.time()))
@@ -150,9 +156,9 @@ def _refusal(request: Request, head: Head, fields: Fields, proxy: str) -> Except
                 f"the server answers {said} with {len(locations) or 'no'} Location; a redirect has one"
             )
         return Redirected(request.redirected(_location(locations[0])), fields.headers())
-    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.offset > 0 and asks_range(request):
+    if status == _RANGE_NOT_SATISFIABLE and request.offset > 0 and asks_range(request):
         return RangeRefused(f"the server has nothing from byte {request.offset} on ({said})")
-    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+    if status == _PROXY_AUTHENTICATION_REQUIRED:
         return wants_credentials(said)
     kind = _ERRORS.get(status, ServerError if 500 <= status < 600 else StatusError)
     wait = retry_after(fields.single("retry-after"), fields.single("date"), time.time())

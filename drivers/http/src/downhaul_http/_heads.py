@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ._fields import text
@@ -12,13 +13,11 @@ if TYPE_CHECKING:
 
     import httpx
 
-_TEXT: Final = r"[\t\x20-\x7e]*"
-_HEAD: Final = re.compile(
-    rf"HTTP/1\.1 (?P<status>[2-5][0-9]{{2}})(?: (?P<reason>{_TEXT}))?\r\n"
-    rf"(?P<fields>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:{_TEXT}\r\n)*)\r\n"
-)
-_FIELD: Final = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)\r\n")
+_STATUS_LINE: Final = re.compile(r"HTTP/1\.1 (?P<status>[2-5][0-9]{2})(?: (?P<reason>[\x20-\x7e]*))?")
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH: Final = re.compile(r"[0-9]{1,19}")
+_OTHER: Final = "other"
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"})
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -87,28 +86,45 @@ def read_plain(head: bytes, *, has_body: bool) -> Plain | None:
     Transfer-Encoding, no interim answer before it and nothing unusual in its lines (RFC 9112, sections 4, 5 and 6.3).
     """
     try:
-        said = head.decode("ascii")
+        said = head[:-4].decode("ascii")
     except UnicodeDecodeError:
         return None
-    match = _HEAD.fullmatch(said)
-    if match is None or " \r\n" in said or "\t\r\n" in said:  # blanks at the end of a line belong to nothing
+    first, *lines = said.split("\r\n")
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None or not "".join(lines).isprintable():
         return None
-    status, reason, lines = match.groups()
-    fields = _FIELD.findall(lines)
-    length, stays = None, True
-    for name, value in fields:
-        size = len(name)
-        if size == 14 and name.lower() == "content-length":
+    fields, length, stays = [], None, True
+    for line in lines:
+        name, _, value = line.partition(":")
+        known = _known(name)
+        if known is None or value[-1:] == " ":
+            return None
+        value = value.lstrip(" ")
+        fields.append((name, value))
+        if known is _OTHER:
+            continue
+        if known == "content-length":
             if length is not None or _LENGTH.fullmatch(value) is None:
                 return None
             length = int(value)
-        elif size == 17 and name.lower() == "transfer-encoding":
-            return None
-        elif size == 10 and name.lower() == "connection":
+        elif known == "connection":
             stays = stays and "close" not in value.lower()
-    code = int(status)
+        else:
+            return None
+    code = int(match["status"])
     if not has_body or code in _WITHOUT_BODY:
         length = 0
     if length is None:
         return None
-    return Plain(Head(code, reason or "", fields, len(said)), length, stays)
+    return Plain(Head(code, match["reason"] or "", fields, len(said)), length, stays)
+
+
+@lru_cache(maxsize=1024)
+def _known(name: str) -> str | None:
+    """Return the *name* of a header field in lower case if it says how an answer is framed, else _OTHER; None if it is
+    no name.
+    """  # noqa: D205
+    if _NAME.fullmatch(name) is None:
+        return None
+    lower = name.lower()
+    return lower if lower in _FRAMING else _OTHER
