@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,13 @@ def no_file_was_wrong() -> Iterator[None]:
         module.wrong_files.forget()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the road of HTTP be chosen: the driver's own connections, or those of httpx, for whatever is fetched."""
+    parser.addoption("--road", choices=("direct", "library"), default="direct", help="of HTTP, in all tests")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the matrix of use cases be printed."""
+    """Let the matrix of use cases be printed, and the road be taken."""
     config.pluginmanager.register(Matrix())
+    if config.getoption("--road") == "library":
+        importlib.import_module("downhaul_http._pools").is_mocked = lambda: True  # type: ignore[attr-defined]
