@@ -253,40 +253,30 @@ class AsyncPlans(Plans):
 
     def _pull(self) -> None:
         """Pull one job of an iterable that need not be awaited."""
-        ended = True
         try:
             self._submit(next(self._source))
+        except BaseException as reason:
+            self._end(reason)
+        else:
             self._outstanding += 1
-            ended = False
-        except StopIteration:
-            pass
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            self._failure = error  # raised when all that was pulled has been consumed
-        finally:
-            if ended:
-                self._exhaust()
 
     async def _feed(self) -> None:
-        ended = True
         try:
             while self._outstanding < self._backlog:
                 self._submit(await self._next_item())
                 self._outstanding += 1
                 await asyncio.sleep(0)
-            ended = False
-        except StopAsyncIteration:
-            pass
-        except asyncio.CancelledError as reason:
-            self._failure = None if self._left else reason  # not cancelled by us: the iterable's own doing
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            self._failure = error  # raised when all that was pulled has been consumed
-        finally:
-            if ended:
-                self._exhaust()
+        except BaseException as reason:
+            self._end(reason)
+
+    def _end(self, reason: BaseException) -> None:
+        """Pull no more, for *reason*, which is raised when all that was pulled has been consumed; or here and now."""
+        self._exhaust()
+        if isinstance(reason, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise reason
+        own = isinstance(reason, asyncio.CancelledError) and self._left  # we have cancelled it
+        if not (own or isinstance(reason, StopIteration | StopAsyncIteration)):
+            self._failure = reason
 
     def _exhaust(self) -> None:
         self._exhausted = True
