@@ -188,9 +188,9 @@ class FtpServer:
     async def _stop(self) -> None:
         await _turns()
         self._server.close()
+        await self._drain()
         for listener in tuple(self._retired):
             self._close(listener)
-        await self._drain()
 
     def _retire(self, listener: asyncio.Server) -> None:
         """Close *listener* a little later: asyncio leaks the socket of a connection that is just being accepted."""

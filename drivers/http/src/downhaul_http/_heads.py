@@ -17,6 +17,9 @@ _STATUS_LINE: Final = re.compile(r"HTTP/1\.1 (?P<status>[2-5][0-9]{2})(?: (?P<re
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH: Final = re.compile(r"[0-9]{1,19}")
 _OTHER: Final = "other"
+_LONGEST: Final = 64
+"""Characters of a name that is looked up, and by that remembered."""
+
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"})
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
@@ -95,9 +98,9 @@ def read_plain(head: bytes, *, has_body: bool) -> Plain | None:
         return None
     fields, length, stays = [], None, True
     for line in lines:
-        name, _, value = line.partition(":")
-        known = _known(name)
-        if known is None or value[-1:] == " ":
+        name, colon, value = line.partition(":")
+        known = _known(name) if len(name) <= _LONGEST else None
+        if known is None or not colon or value[-1:] == " ":
             return None
         value = value.lstrip(" ")
         fields.append((name, value))

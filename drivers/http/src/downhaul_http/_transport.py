@@ -34,12 +34,12 @@ _FOR_THE_LIBRARY: Final = frozenset({"upgrade", "expect"})
 class Transport(httpx.AsyncBaseTransport):
     """Carries the requests of an `httpx.AsyncClient` over the connections that the driver uses itself.
 
-    ``httpx.AsyncClient(transport=Transport())``; a request of a small file costs a fifth of what it costs by default.
+    ``httpx.AsyncClient(transport=Transport())``; a request of a small file costs a third of what it costs by default.
     The connections are plain HTTP/1.1. What they do not offer (another `proxy`, *http2*, Unix sockets, CONNECT and
     upgrades) goes to a transport of httpx's own, which is made with the same arguments. *verify* is an SSL context, or
-    whether certificates are checked at all; *keepalive_expiry* is how many seconds an idle connection is kept, None for
-    as long as the server does. There is no limit to connections; the client's limits are not known here. Time limits
-    are those of the client, `pool` apart.
+    whether certificates are checked at all; *trust_env* lets ``SSL_CERT_FILE`` say whom to trust. *keepalive_expiry* is
+    how many seconds an idle connection is kept, None for as long as the server does. There is no limit to connections;
+    the client's limits are not known here. Time limits are those of the client, `pool` apart.
     """
 
     def __init__(
@@ -48,15 +48,16 @@ class Transport(httpx.AsyncBaseTransport):
         *,
         keepalive_expiry: float | None = 15.0,
         local_address: str | None = None,
+        trust_env: bool = True,
         **others: Any,
     ) -> None:
         if isinstance(verify, bool):
-            verify = httpx.create_ssl_context(verify=verify, trust_env=False)
+            verify = httpx.create_ssl_context(verify=verify, trust_env=trust_env)
         self._trust = verify
         self._expiry, self._local_address = keepalive_expiry, local_address
         self._is_direct = not others
         limits = httpx.Limits(max_connections=None, keepalive_expiry=keepalive_expiry)
-        arguments: dict[str, Any] = {"limits": limits, "local_address": local_address, "trust_env": False, **others}
+        arguments: dict[str, Any] = {"limits": limits, "local_address": local_address, "trust_env": trust_env, **others}
         self._library = httpx.AsyncHTTPTransport(verify, **arguments)
         self._idle: dict[str, deque[tuple[float, Connection]]] = {}
         self._open: set[Connection] = set()
