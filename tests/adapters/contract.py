@@ -36,8 +36,8 @@ class Site:
             return client.get(path, *fields, **options)
 
     def is_freed(self) -> bool:
-        """Wait until the remote is let go."""
-        self.remote.wait_until(lambda remote: remote.open == 0, FREED)
+        """Wait until the remote is let go: a connection on which all has come may wait for the next answer."""
+        self.remote.wait_until(lambda remote: not remote.busy and remote.open <= 1, FREED)
         return True
 
 

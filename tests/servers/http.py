@@ -105,6 +105,8 @@ class HttpServer:
         self.requests: list[Exchange] = []
         self.connections = 0
         self.open = 0
+        self.busy = 0
+        """Answers under way."""
         self.peak = 0
         self.failures: list[BaseException] = []
         self.scheme = "https" if tls else "http"
@@ -171,8 +173,14 @@ class HttpServer:
             exchange = Exchange(method, target, headers, number, turn, reader, writer)
             with self._changed:
                 self.requests.append(exchange)
+                self.busy += 1
                 self._changed.notify_all()
-            await self._script(exchange)
+            try:
+                await self._script(exchange)
+            finally:
+                with self._changed:
+                    self.busy -= 1
+                    self._changed.notify_all()
 
     async def _stop(self, server: asyncio.Server) -> None:
         server.close()

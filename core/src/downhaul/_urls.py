@@ -101,7 +101,7 @@ def origin(url: str) -> str:
     return _origin(url) if match is None else _known_origin(match[0])
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _known_origin(prefix: str) -> str:
     return _origin(prefix)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _NAME_MAX: Final = 255
 _ROOM_FROM: Final = 8 * 1024 * 1024  # bytes of a file that is worth asking for room first
+_ROOM_AT_MOST: Final = 4 * 1024 * 1024 * 1024  # bytes that are asked for
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UMASK: Final = re.compile(rb"^Umask:\s*([0-7]+)", re.MULTILINE)
 
@@ -224,7 +225,9 @@ class _FileSink:
     def _make_room(self) -> None:
         from . import _allocation  # few files are that large
 
-        _allocation.make_room(self._file, self._expected)
+        # What a server announces need not be true: so not all of a disk, and whether there is room will turn out.
+        with contextlib.suppress(OSError):
+            _allocation.make_room(self._file, min(self._expected, _ROOM_AT_MOST))
 
     def _write_rest(self, view: memoryview) -> None:
         while view:

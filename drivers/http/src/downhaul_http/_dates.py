@@ -32,7 +32,7 @@ def http_date(text: str | None, now: float = 0.0) -> float | None:
     return _usual(text) if len(text) == _USUAL_LENGTH else _date(text, now)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _usual(text: str) -> float | None:
     """Do so for the usual format, whose year needs no present: files often have one time, and answers have."""
     return _date(text, 0.0)
