@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .measure import SCRIPTS
-from .peers import PEERS, Environment
+from .peers import DOWNHAUL, PEERS, Environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,7 +51,7 @@ class Contestant:
 def _downhaul(order: Order) -> list[str]:
     script = "downhaul_many.py" if len(order.task.files) > 1 else "downhaul_one.py"
     workers = [f"workers={order.workers}"] if order.workers > 1 else []
-    return [*_script(sys.executable, script, order), f"form={order.form}", *workers]
+    return [*_script(str(DOWNHAUL.python), script, order), f"form={order.form}", *workers]
 
 
 def _downhaul_sync(order: Order) -> list[str]:

@@ -95,6 +95,7 @@ PEERS: Final[dict[str, Peer]] = {
     )
 }
 PLOTS: Final = Environment("plots", "matplotlib")
+DOWNHAUL: Final = Environment("downhaul", "downhaul[http,ftp]")
 
 
 def versions(names: Iterable[str]) -> Iterator[str]:

@@ -28,6 +28,11 @@ class Batch:
     share of the budget until the answer tells its size; one alone may exceed it. A job runs in its own context, or
     else in *context*. Leaving the batch cancels what runs, waits for the clean-up, and closes the iterable.
 
+    With *workers*, from 2, so many processes run the jobs, with the settings, plugins and drivers of *context*, and
+    together within its limits: for many small files, or several digests, which more than one core can calculate. What
+    a job needs is pickled for them, save its attachment; no job has a context of its own then. The main module of the
+    program is imported by each of them, so what starts there stands below ``if __name__ == "__main__":``.
+
     Synchronous (``with``, ``for``), the iterable is advanced in the consumer's thread; asynchronous (``async with``,
     ``async for``), on the consumer's loop. Plans come in order of completion, to one consumer: RuntimeError for
     two that ask at the same time.
@@ -41,18 +46,20 @@ class Batch:
         backlog: int = 100,
         byte_budget: int | None = None,
         context: Context | None = None,
+        workers: int = 1,
     ) -> None:
         if isinstance(downloads, str) or not isinstance(downloads, Iterable | AsyncIterable):
             raise TypeError(f"a Batch takes an iterable of Downloads, not {type(downloads).__name__}")
         check_count("concurrency", concurrency)
         check_count("backlog", backlog)
+        check_count("workers", workers)
         if byte_budget is not None:
             check_count("byte_budget", byte_budget)
         if context is not None and not isinstance(context, Context):
             raise TypeError(f"context=… takes a Context, not {type(context).__name__}")
         self._downloads, self._backlog, self._byte_budget = downloads, backlog, byte_budget
         self._concurrency = min(concurrency, backlog)
-        self._context = context
+        self._context, self._workers = context, workers
         self._plans: SyncPlans | AsyncPlans | None = None
         self._tally = Tally(len(downloads) if isinstance(downloads, Sized) else None)
 
@@ -119,8 +126,13 @@ class Batch:
 
     async def _crew(self, deliver: Callable[[Plan], None]) -> Crew:
         """On the context's loop: assemble who runs the jobs, and hands what becomes of them to *deliver*."""
+        workers = None
+        if self._workers > 1:
+            from ._workers import Workers  # few need them, and the modules for them
+
+            workers = Workers(self._home, min(self._workers, self._concurrency))
         self._tally.enter()
-        return Crew(self._home, self._concurrency, self._byte_budget, self._tally, deliver)
+        return Crew(self._home, self._concurrency, self._byte_budget, self._tally, deliver, workers)
 
     def _refuse_twice(self) -> None:
         if self._plans is not None:

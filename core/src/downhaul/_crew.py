@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._download import Download
     from ._models import Result
     from ._progress import Job, Tally
+    from ._workers import Workers
 
 
 class Plan:
@@ -51,7 +52,10 @@ class Plan:
 
 
 class Crew:
-    """Runs jobs on the context's loop: at most *concurrency* at a time, and only while *byte_budget* has room."""
+    """Runs jobs on the context's loop: at most *concurrency* at a time, and only while *byte_budget* has room.
+
+    It runs them itself, or lets *workers* do so.
+    """
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class Crew:
         byte_budget: int | None,
         tally: Tally,
         deliver: Callable[[Plan], None],
+        workers: Workers | None = None,
     ) -> None:
         self._context, self._concurrency, self._deliver = context, concurrency, deliver
+        self._workers = workers
         self._tally, self._byte_budget = tally, byte_budget
         self.loop = asyncio.get_running_loop()
         self._ready: deque[Job] = deque()
@@ -94,11 +100,13 @@ class Crew:
         self._stopped = True
         self._ready.clear()
         cancel(self._working)
+        if self._workers is not None:
+            self._workers.disband()
 
     async def stop(self) -> None:
         """Cancel everything, and wait for the clean-up."""
         self.disband()
-        await all_finished(self._working)
+        await all_finished((*self._working, *(() if self._workers is None else self._workers.lives)))
 
     def _add(self, job: Job) -> None:
         self._ready.append(job)
@@ -136,7 +144,7 @@ class Crew:
         in_driver.set(False)
         mine = contextvars.copy_context()
         while True:
-            self._finish(job, await _run(job, self._context))
+            self._finish(job, await self._run(job))
             unchanged = not task.cancelling() and _are_equal(contextvars.copy_context(), mine)
             if not (unchanged and self._ready and _are_equal(self._ready[0].variables, variables)):
                 return
@@ -144,6 +152,9 @@ class Crew:
             if following is None:
                 return
             job = self._working[task] = following
+
+    async def _run(self, job: Job) -> Result | Exception:
+        return await (run_job(job, self._context) if self._workers is None else self._workers.run(job))
 
     def _look_again(self) -> None:
         """Begin what there is room for, now that an answer told its size; callable from any thread."""
@@ -193,7 +204,7 @@ def _are_equal(one: contextvars.Context, other: contextvars.Context) -> bool:
         return False
 
 
-async def _run(job: Job, context: Context) -> Result | Exception:
+async def run_job(job: Job, context: Context) -> Result | Exception:
     """Run *job*, in *context* unless it has its own, and return its error without the traceback.
 
     Its frames hold the whole transfer, and a task holds them.

@@ -25,8 +25,9 @@ class Progress(NamedTuple):
 
     `received` is the number of bytes that are there now, of succeeded and running jobs. `size` is how many it will be
     if all that were pulled and have not failed succeed, None while that is not known of each. `attempts` counts those
-    of all jobs: what exceeds the number of jobs begun are repairs. `elapsed` is in seconds, from entering the batch to
-    now, or to leaving it.
+    of all jobs: what exceeds the number of jobs begun are repairs. Bytes and attempts of a job that other processes run
+    (`Batch(workers=…)`) count when it is over. `elapsed` is in seconds, from entering the batch to now, or to leaving
+    it.
     """
 
     pulled: int = 0
@@ -46,16 +47,33 @@ class Progress(NamedTuple):
 class Job:
     """A download in the hands of a batch, with the context variables as they were when it was handed over."""
 
-    __slots__ = ("download", "opened", "transfer", "variables")
+    __slots__ = ("_told_attempts", "_told_size", "download", "opened", "transfer", "variables")
 
     def __init__(self, download: Download) -> None:
         self.download, self.variables = download, contextvars.copy_context()
-        self.transfer: Transfer | None = None
+        self.transfer: Transfer | None = None  # None, too, where another process runs it
         self.opened: Callable[[], object] | None = None  # called with each answer, on the loop of the job
+        self._told_attempts = 0
+        self._told_size: int | None = None
 
     def begun(self, transfer: Transfer) -> None:
         """It is under way, as *transfer*."""
         self.transfer, transfer._opened = transfer, self.opened
+
+    def told_size(self, size: int) -> None:
+        """The process that runs it got an answer, which tells that there are *size* bytes."""
+        self._told_size = size
+        if self.opened is not None:
+            self.opened()
+
+    def told_attempts(self, attempts: int) -> None:
+        """The process that ran it made so many *attempts*."""
+        self._told_attempts = attempts
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts that were made so far."""
+        return self._told_attempts if self.transfer is None else self.transfer.attempt
 
     @property
     def received(self) -> int:
@@ -68,7 +86,7 @@ class Job:
         expected = next((each.size for each in self.download.validations if isinstance(each, SizeValidation)), None)
         if expected is None and self.transfer is not None and (payload := self.transfer.payload) is not None:
             return payload.info.size
-        return expected
+        return self._told_size if expected is None else expected
 
 
 class Tally:
@@ -92,7 +110,7 @@ class Tally:
         """Nothing more happens: what has not finished never will."""
         with self._lock:
             self._left = time.monotonic()
-            self._attempts += sum(job.transfer.attempt for job in self._running if job.transfer is not None)
+            self._attempts += sum(job.attempts for job in self._running)
             self._unfinished.clear()
             self._running.clear()
 
@@ -121,7 +139,7 @@ class Tally:
                 return  # the batch was left before
             del self._unfinished[job]
             self._running.discard(job)
-            self._attempts += 0 if job.transfer is None else job.transfer.attempt
+            self._attempts += job.attempts
             if size is None:
                 self._failed += 1
             else:
@@ -138,7 +156,6 @@ class Tally:
         with self._lock:
             finished = self._succeeded + self._failed
             running, unfinished = len(self._running), len(self._unfinished)
-            transfers = [job.transfer for job in self._running if job.transfer is not None]
             return Progress(
                 pulled=self._pulled,
                 total=self._total,
@@ -148,9 +165,9 @@ class Tally:
                 failed=self._failed,
                 cancelled=self._pulled - unfinished - finished,
                 consumed=self._consumed,
-                received=self._bytes + sum(transfer.received for transfer in transfers),
+                received=self._bytes + sum(job.received for job in self._running),
                 size=_sum(self._bytes, (job.size for job in self._unfinished)),
-                attempts=self._attempts + sum(transfer.attempt for transfer in transfers),
+                attempts=self._attempts + sum(job.attempts for job in self._running),
                 elapsed=0.0 if self._entered is None else (self._left or time.monotonic()) - self._entered,
             )
 
