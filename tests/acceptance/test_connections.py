@@ -276,7 +276,8 @@ def test_control_connections_of_ftp(root) -> None:
 
         with Batch(jobs(), concurrency=12, backlog=12, context=context) as batch:
             assert failures(batch()) == []
-        assert 0 < ftp.peak_controls <= 4
+        assert ftp.controls() > 0
+        assert ftp.peak_controls <= 4  # as often as one looks
         assert 1 < http_peak() <= 4
         # Each protocol kept four in its turn; both together may keep six.
         assert ftp.open_controls() + len(_open(http.port)) <= 6

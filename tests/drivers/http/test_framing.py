@@ -386,6 +386,20 @@ async def test_segments_make_no_difference(framing):
             assert found.stays == (framing in TOLD and "1.0" not in framing)
 
 
+@pytest.mark.parametrize(
+    "blank", [b"\n\n", b"\r\n\n", b"\n\r\n", b"\r\n\r\n"], ids=["LF LF", "CRLF LF", "LF CRLF", "CRLF CRLF"]
+)
+@pytest.mark.parametrize("line", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+async def test_heads_may_end_by_line_feeds(line, blank):
+    """Lines may end without CR (RFC 9112, section 2.2), and a head is read as soon as it has ended, however that is."""
+    data = b"HTTP/1.1 200 OK" + line + b"Content-Length: 5" + blank
+    for segments in ([data], split(data, [len(data) - 1]), split(data, range(len(data)))):
+        found = await by_connection(segments)
+        assert found.said() == ((200, "OK", [("Content-Length", "5")], b"HTTP/1.1"), b"", "waits")
+        found = await by_connection([*segments[:-1], segments[-1] + HELLO])
+        assert (found.end, bytes(found.body), found.stays) == ("complete", HELLO, True)
+
+
 @pytest.mark.parametrize("surplus", [b"x", KEPT, b"\r\n"])
 @pytest.mark.parametrize("framing", TOLD)
 async def test_surplus_bytes(framing, surplus):
