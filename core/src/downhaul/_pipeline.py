@@ -214,7 +214,7 @@ class Pipeline:
         self._take()
         work, self._worker = self._worker, None
         if work is None and self._ring is not None:
-            work = asyncio.ensure_future(self._ring.settle())
+            work = self._ring.idleness()
         if work is not None:
             cancelled = await finished(work)
             work.cancelled() or work.exception()

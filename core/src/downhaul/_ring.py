@@ -70,6 +70,7 @@ class Ring:
         self._filled = self._begun = 0
         self._strands = [_Strand(work, executor, self._let_go) for work in works]
         self._waiter: asyncio.Future[None] | None = None
+        self._idle_waiter: asyncio.Future[None] | None = None
 
     def close(self) -> None:
         """Give the memory back; no strand may be at work."""
@@ -103,7 +104,7 @@ class Ring:
         """Wait until all that was filled in has been worked on; raises what a strand has raised."""
         if self._page is not None and self._filled > self._begun:
             self._hand_over()
-        await self.settle()
+        await self._until(lambda: self.is_idle)
         self._raise()
 
     @property
@@ -111,9 +112,12 @@ class Ring:
         """Whether no thread is at work."""
         return all(strand.is_idle for strand in self._strands)
 
-    async def settle(self) -> None:
-        """Wait until no thread is at work."""
-        await self._until(lambda: self.is_idle)
+    def idleness(self) -> asyncio.Future[None]:
+        """Return a future that is done when no thread is at work; a task would be cancelled with all others."""
+        future = self._idle_waiter = self._loop.create_future()
+        if self.is_idle:
+            _wake(future)
+        return future
 
     def _hand_over(self) -> None:
         page = self._page
@@ -134,8 +138,11 @@ class Ring:
             if not page.users and page is not self._page:
                 self._free.append(page)
             waiter = self._waiter
+        idle_waiter = self._idle_waiter
         if waiter is not None:
             self._loop.call_soon_threadsafe(_wake, waiter)
+        if idle_waiter is not None and self.is_idle:
+            self._loop.call_soon_threadsafe(_wake, idle_waiter)
 
     def _raise(self) -> None:
         for strand in self._strands:
