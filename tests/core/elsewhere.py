@@ -227,3 +227,11 @@ def children(parent: int | None = None) -> dict[int, str]:
             if int((directory / "stat").read_text().rpartition(")")[2].split()[1]) == (parent or os.getpid()):
                 found[int(directory.name)] = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return {number: line for number, line in found.items() if "resource_tracker" not in line}
+
+
+def is_running(number: int) -> bool:
+    """Tell whether the process with that *number* has not ended; of an orphan it is init that should take notice."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -31,6 +31,7 @@ from tests.core.elsewhere import (
     Told,
     children,
     content_of,
+    is_running,
 )
 from tests.core.forms import FORMS, plans_of, wait_until
 from tests.mem import names
@@ -661,7 +662,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("module", [False, True])
 def test_programs(module: bool, tmp_path: Path) -> None:
     """A program may be run as a file or as a module, with classes of its own; nothing complains in the end."""
-    code, out, err = finish(start(OWN_PLUGIN + GUARDED, tmp_path, "-X", "dev", "-W", "error", module=module))
+    code, out, err = finish(start(OWN_PLUGIN + GUARDED, tmp_path, "-W", "error", module=module))
     assert (code, out, err) == (0, "refused mem://home/a\n", "")
 
 
@@ -685,7 +686,7 @@ with Context(drivers={"mem": Shelf()}) as context:
 """
     )
     process = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program, str(tmp_path)],
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(downhaul.__path__[0]).parent), str(ROOT)])},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -771,7 +772,7 @@ def test_ctrl_c(how: str, tmp_path: Path) -> None:
         assert err.rstrip().endswith("KeyboardInterrupt")
         assert "downhaul-" not in err  # no process but the main one says anything
         assert left(tmp_path) == []
-        assert not any(Path(f"/proc/{number}").exists() for number in workers)
+        assert not any(map(is_running, workers))
 
 
 def test_exit_with_a_batch_that_nobody_left(tmp_path: Path) -> None:
@@ -779,12 +780,12 @@ def test_exit_with_a_batch_that_nobody_left(tmp_path: Path) -> None:
     how = "threading.Thread(target=consume, args=(url,), daemon=True).start(); sys.stdin.read()"
     with stalling_server() as server:
         process = stalled(how + "; threading.excepthook = lambda _: None", server, tmp_path)
-        process_workers = children(process.pid)
-        assert len(process_workers) == 2
+        workers = children(process.pid)
+        assert len(workers) == 2
         code, _, err = finish(process)
         assert (code, err) == (0, "")
         assert left(tmp_path) == []
-        assert not any(Path(f"/proc/{number}").exists() for number in process_workers)
+        assert not any(map(is_running, workers))
 
 
 def test_a_program_that_is_killed(tmp_path: Path) -> None:
@@ -794,7 +795,7 @@ def test_a_program_that_is_killed(tmp_path: Path) -> None:
         workers = children(process.pid)
         process.kill()
         finish(process)
-        wait_until(lambda: not any(Path(f"/proc/{number}").exists() for number in workers))
+        wait_until(lambda: not any(map(is_running, workers)))
         assert left(tmp_path) == []
 
 
