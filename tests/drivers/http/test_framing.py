@@ -195,12 +195,13 @@ CODINGS = [
 CONNECTIONS = [
     b"Connection: close", b"connection:CLOSE", b"Connection: keep-alive", b"Connection: keep-alive, close",
     b"Connection: upgrade", b"Connection: closed", b"Connection: \xff", b"Keep-Alive: close", b"Connection",
-    b"Proxy-Connection: close",
+    b"Proxy-Connection: close", b"Connection: close\r\nConnection: keep-alive",
 ]  # fmt: skip
 OTHERS = [
-    b"X: y", b"X:y", b"X:", b"X: \t", b"X:\t y \t", b"X: a  b", b"X: \x01", b"X: a\x7fb", b"X: \xff\x80", b"X: a\0b",
-    b"X: a\x0cb", b"X: a\rb", b": y", b"X", b"X y", b"X : y", b"X\0: y", b"\xff: y", b" folded", b"\tfolded", b" ",
-    b"!#$%&'*+-.^_`|~: y", b"X(: y", b"X: a:b", b":", b"X: a\nb", b"X: \xc2\x85y", b"X: y\x1c",
+    b"X: y", b"X: y ", b"X: ", b"X:y", b"X:", b"X: \t", b"X:\t y \t", b"X: a  b", b"X: \x01", b"X: a\x7fb",
+    b"X: \xff\x80", b"X: a\0b", b"X: a\x0cb", b"X: a\rb", b": y", b"X", b"X y", b"X : y", b"X\0: y", b"\xff: y",
+    b" folded", b"\tfolded", b" ", b"!#$%&'*+-.^_`|~: y", b"X(: y", b"X: a:b", b":", b"X: a\nb", b"X: \xc2\x85y",
+    b"X: y\x1c",
 ]  # fmt: skip
 FRAMINGS = [LENGTHS[0], CODINGS[0]]
 LINES = [*LENGTHS, *CODINGS, *CONNECTIONS, *OTHERS]
@@ -274,12 +275,13 @@ async def test_it_agrees_with_h11(segments, end, has_body):
 
 @pytest.mark.parametrize("body", [HELLO, b"5\r\nhello\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("framing", FRAMINGS)
-async def test_it_agrees_with_h11_on_one_odd_line(framing, body):
+@pytest.mark.parametrize("end", ["fin", None])
+async def test_it_agrees_with_h11_on_one_odd_line(end, framing, body):
     """Any one odd line in a head that is sound otherwise is read, or refused, as by h11."""
     oddities = [[start, framing] for start in STARTS]
     oddities += [[STARTS[0], *lines] for line in LINES for lines in ([line], [line, framing], [framing, line])]
     for lines in oddities:
-        await agrees([b"\r\n".join([*lines, b"", b""]) + body], "fin")
+        await agrees([b"\r\n".join([*lines, b"", b""]) + body], end)
 
 
 PLAIN_STARTS = st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 204 N", b"HTTP/1.1 304 \xf6"])

@@ -101,7 +101,7 @@ def turns(server):
 
 @pytest.mark.parametrize("end", ["cut", "reset"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_connection_that_died_idle(method, end, client, tls):
+async def test_a_connection_that_died_idle(method, end, client, transport, tls):
     """A connection that was closed while it was idle is not used: so any method may be sent."""
 
     async def script(exchange):
@@ -111,8 +111,9 @@ async def test_a_connection_that_died_idle(method, end, client, tls):
     with http_server(script, tls=tls) as server:
         for count in (1, 2, 3):
             assert (await client.request(method, server.url(), content=b"")).content == HELLO
-            await server.until(lambda server, count=count: server.open == 0 and len(server.requests) == count)
-        assert turns(server) == [(1, 1), (2, 1), (3, 1)]
+            assert turns(server)[-1] == (count, 1)
+            await server.until(lambda server: server.open == 0)
+            await until(lambda: not any(connection.is_quiet for connection in transport._open))
 
 
 def dying(end, when):
@@ -438,6 +439,21 @@ async def test_a_length_that_is_not_that_of_the_body(length, is_streamed, client
         assert (await client.get(server.url("/after"))).content.startswith(b"GET /after\n")
 
 
+@pytest.mark.parametrize("length", ["2", "4"])
+async def test_no_byte_is_sent_beyond_the_length(length, client):
+    """Of a body that is longer than it is said to be, nothing is sent that would be taken for the next request."""
+
+    async def listen(reader, writer):
+        heard.append(await reader.read())
+
+    heard = []
+    with http_server(raw=listen) as server:
+        with pytest.raises(httpx.LocalProtocolError):
+            await client.post(server.url(), content=pieces(b"he", b"llo"), headers={"Content-Length": length})
+        await server.until(lambda server: server.connections == 1 and server.open == 0)
+    assert heard[0].partition(b"\r\n\r\n")[2] in {b"", b"he"}  # the connection is cut, and what was on its way with it
+
+
 async def test_a_body_without_any_framing(transport):
     """A body of which the request says nothing is an error, for the same reason."""
     with http_server(echo) as server:
@@ -618,9 +634,11 @@ async def test_idle_connections_expire(trust):
     async with httpx.AsyncClient(transport=Transport(trust, keepalive_expiry=0.05), timeout=LONG) as client:
         with http_server(answer) as server, http_server(answer) as other:
             for count in (1, 2):
-                await asyncio.gather(client.get(server.url()), client.get(other.url()))
-                await server.until(lambda server: server.open == 0)
-                await other.until(lambda server: server.open == 0)
+                await client.get(server.url())
+                await asyncio.sleep(0.02)  # the second connection is in its time when that of the first is over
+                await client.get(other.url())
+                await server.until(lambda server: server.open == 0, 5)
+                await other.until(lambda server: server.open == 0, 5)
                 assert (server.connections, other.connections) == (count, count)
 
 
@@ -668,7 +686,7 @@ async def test_closing_closes_everything(trust, tls):
 
 async def test_closing_while_a_connection_is_made(trust):
     """A connection that was being made when the transport was closed is not kept."""
-    transport = Transport(trust)
+    transport = Transport(trust, keepalive_expiry=None)
     with http_server(answer) as server:
         async with nothing_left():
             request = httpx.Request("GET", server.url())
@@ -677,7 +695,7 @@ async def test_closing_while_a_connection_is_made(trust):
             await transport.aclose()
             response = await asking
             assert await response.aread() == HELLO
-            await server.until(lambda server: server.open == 0)
+            await server.until(lambda server: server.open == 0, 5)
 
 
 # Limits and cancellation.
