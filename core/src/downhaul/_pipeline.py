@@ -87,7 +87,7 @@ class Pipeline:
         self.digests = _NONE
         self.checks: tuple[tuple[Validation, Check], ...] = ()
         self._updates: list[Callable[[Block], None]] = []
-        self._keeping: list[bool] = []  # of each of them, whether it may keep what it sees
+        self._sink_is_ours = False
 
     def _begin(self) -> None:
         names, validations = dict.fromkeys(self._digest_names), self._validations
@@ -96,11 +96,10 @@ class Pipeline:
                 names[each.algorithm] = None
         self.digests = Digests(names)
         self.checks = tuple([(each, self._check(each)) for each in validations])
-        self._updates, self._keeping = [self.digests.update], [False]
+        self._updates = [self.digests.update]
         for each, check in self.checks:
             if type(each) is not DigestValidation:  # which sees what the digests see
-                self._updates.append(check.update)
-                self._keeping.append(not is_ours(each))
+                self._updates.append(check.update if _is_ours(each) else _with_bytes(check.update))
 
     def _check(self, validation: Validation) -> Check:
         return validation.sharing(self.digests) if isinstance(validation, DigestValidation) else _Judge(validation)
@@ -114,6 +113,7 @@ class Pipeline:
                 raise _blamed(reason, writer, "open") from None
             if self.sink is None:
                 raise PluginError(f"{type(writer).__name__}.open returned None, which is no Sink")
+            self._sink_is_ours = _is_ours(self.sink)
         self._begin()
 
     def require(self, validation: Validation) -> None:
@@ -266,30 +266,20 @@ class Pipeline:
             raise cancelled
 
     def _consume(self, batch: list[bytes]) -> None:
-        sink = self.sink
         for block in batch:
-            for update in self._updates:
-                update(block)
-            if sink is not None:
-                try:
-                    sink.write(block)
-                except Exception as reason:
-                    raise _blamed(reason, sink, "write") from None
+            self._look_at(block)
+            self._write(block)
 
-    def _look_at(self, part: memoryview) -> None:
-        """Let digests and checks see *part*, whose memory is used again: what may keep it gets bytes of its own."""
-        own: bytes | None = None
-        for update, keeps in zip(self._updates, self._keeping, strict=True):
-            if keeps and own is None:
-                own = bytes(part)
-            update(part if own is None or not keeps else own)
+    def _look_at(self, block: Block) -> None:
+        for update in self._updates:
+            update(block)
 
-    def _write(self, part: memoryview) -> None:
-        assert self.sink is not None
-        try:
-            self.sink.write(part if is_ours(self.sink) else bytes(part))
-        except Exception as reason:
-            raise _blamed(reason, self.sink, "write") from None
+    def _write(self, block: Block) -> None:
+        if self.sink is not None:
+            try:
+                self.sink.write(block if self._sink_is_ours else bytes(block))
+            except Exception as reason:
+                raise _blamed(reason, self.sink, "write") from None
 
     def _publish(self, sink: Sink) -> None:
         try:
@@ -350,9 +340,14 @@ def _blamed(reason: Exception, culprit: object, step: str) -> DownloadError:
     return write_error(reason, where) if isinstance(reason, OSError) else plugin_error(where, reason)
 
 
-def is_ours(thing: object) -> bool:
+def _is_ours(thing: object) -> bool:
     """Tell whether *thing*, a sink or a validation, is one of downhaul's own: these keep no block that they see."""
     return type(thing).__module__.partition(".")[0] == __package__
+
+
+def _with_bytes(take: Callable[[Block], None]) -> Callable[[Block], None]:
+    """Return *take* for blocks whose memory is used again: what may keep them gets bytes of its own."""
+    return lambda block: take(bytes(block))
 
 
 async def finished(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
