@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from downhaul import DownloadError, Request, Result, Settings, Transfer
+    from downhaul._governor import Governor
 
 
 @dataclass
@@ -226,6 +227,16 @@ def names(directory: Path) -> list[str]:
 def context_of(driver: Driver, *plugins: object, **options: Any) -> Context:
     """Return a context where *driver* serves ``mem:`` and rounds follow each other at once."""
     return Context(drivers={"mem": driver}, plugins=(*plugins, Retries(base=0)), **options)
+
+
+@contextlib.asynccontextmanager
+async def slot(governor: Governor, origin: str, *, urgent: bool = False) -> AsyncGenerator[None]:
+    """Hold a slot of *governor* for *origin* while the block runs; wait for one first."""
+    await governor.take(origin, urgent=urgent)
+    try:
+        yield
+    finally:
+        governor.give_back(origin)
 
 
 async def until(condition: Callable[[], object]) -> None:

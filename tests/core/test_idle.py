@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.mem import MemDriver, Reply
+from tests.mem import MemDriver, Reply, slot
 
 from downhaul import BufferWriter, Context, Driver, IdleConnections
 from downhaul._governor import Governor
@@ -37,8 +37,8 @@ async def test_open_connections_stay_within_the_limits(total, per_origin, steps)
         busy: list[tuple[str, Socket, AsyncExitStack]] = []
         for origin, starts, choice in steps:
             if starts and governor.used < total and governor.used_by(origin) < per_origin:
-                slot = await everything.enter_async_context(AsyncExitStack())
-                await slot.enter_async_context(governor.slot(origin))
+                held = await everything.enter_async_context(AsyncExitStack())
+                await held.enter_async_context(slot(governor, origin))
                 before = Counter(where for where, socket, _ in waiting if socket.is_open)
                 again = next((each for each in waiting if each[0] == origin and each[1].is_open and choice % 2), None)
                 if again is not None:
@@ -54,11 +54,11 @@ async def test_open_connections_stay_within_the_limits(total, per_origin, steps)
                     closed = before.total() - sum(socket.is_open for _, socket, _ in waiting)
                     assert (closed > 0) == full
                     socket = Socket()
-                busy.append((origin, socket, slot))
+                busy.append((origin, socket, held))
             elif busy:
-                origin, socket, slot = busy.pop(choice % len(busy))
+                origin, socket, held = busy.pop(choice % len(busy))
                 waiting.append((origin, socket, idle.add(origin, socket.close)))
-                await slot.aclose()
+                await held.aclose()
             opened = Counter(where for where, socket, _ in (*waiting, *busy) if socket.is_open)
             assert opened.total() <= total
             assert max(opened.values(), default=0) <= per_origin
@@ -72,10 +72,10 @@ async def test_the_one_that_is_idle_longest_goes_first() -> None:
     assert governor is not None
     for origin, socket in zip("aba", sockets, strict=True):
         idle.add(origin, socket.close)
-    async with governor.slot("c"):
+    async with slot(governor, "c"):
         await idle.make_room("c")
         assert [socket.is_open for socket in sockets] == [False, True, True]
-    async with governor.slot("a"), governor.slot("a"):
+    async with slot(governor, "a"), slot(governor, "a"):
         await idle.make_room("a")
         assert [socket.is_open for socket in sockets] == [False, True, False]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.mem import MemDriver, Reply, context_of, until
+from tests.mem import MemDriver, Reply, context_of, slot, until
 
 from downhaul import (
     BufferWriter,
@@ -192,7 +192,7 @@ async def test_origins_take_turns():
     governor, order, gate = Governor(1, 1), [], asyncio.Event()
 
     async def work(where):
-        async with governor.slot(where):
+        async with slot(governor, where):
             order.append(where)
             await gate.wait()
 
@@ -229,7 +229,7 @@ async def test_cancelling_when_the_slot_has_just_come_passes_it_on():
     order = []
 
     async def work(name, gate):
-        async with governor.slot("a"):
+        async with slot(governor, "a"):
             order.append(name)
             await gate.wait()
 
@@ -365,7 +365,7 @@ async def test_the_governor_keeps_its_limits_and_starves_nobody(total, per_origi
     async def work(where: str, end: asyncio.Event) -> None:
         waiting[where] += 1
         try:
-            async with governor.slot(where):
+            async with slot(governor, where):
                 waiting[where] -= 1
                 inside[where] += 1
                 try:
@@ -466,7 +466,7 @@ async def test_what_a_stream_needs_first_goes_before_bulk_work():
 async def test_an_urgent_one_that_stops_waiting_leaves_nothing():
     """A waiting client that goes away gives its place up."""
     governor = Governor(1, 1)
-    async with governor.slot("a"):
+    async with slot(governor, "a"):
         for urgent in (True, False):
             task = asyncio.create_task(hold(governor, urgent=urgent))
             await until(lambda: governor.waiting == 1)
@@ -478,5 +478,5 @@ async def test_an_urgent_one_that_stops_waiting_leaves_nothing():
 
 async def hold(governor: Governor, *, urgent: bool) -> None:
     """Take a slot, and give it back."""
-    async with governor.slot("a", urgent=urgent):
+    async with slot(governor, "a", urgent=urgent):
         pass

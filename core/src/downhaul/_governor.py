@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     _Queues = OrderedDict[str, deque[asyncio.Future[None]]]
 
 
@@ -40,15 +37,6 @@ class Governor:
     def waiting(self) -> int:
         """The number of those who wait for a slot."""
         return sum(map(len, (*self._urgent.values(), *self._patient.values())))
-
-    @asynccontextmanager
-    async def slot(self, origin: str, *, urgent: bool = False) -> AsyncGenerator[None]:
-        """Hold a slot for *origin* while the block runs; wait for one first."""
-        await self.take(origin, urgent=urgent)
-        try:
-            yield
-        finally:
-            self.give_back(origin)
 
     async def take(self, origin: str, *, urgent: bool = False) -> None:
         """Take a slot for *origin*, which is to be given back; wait for one first."""
