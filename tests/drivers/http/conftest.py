@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import ssl
+
 import pytest
+import trustme
 
 from downhaul import Settings
 from downhaul_http import HttpDriver
@@ -15,6 +18,28 @@ def road(request, monkeypatch):
     if request.param == "library":
         monkeypatch.setattr("downhaul_http._pools.is_mocked", lambda: True)
     return request.param
+
+
+@pytest.fixture(scope="module")
+def ca():
+    """An authority."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def identity(ca):
+    """The TLS of a server that the authority vouches for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def trust(ca):
+    """The TLS of who trusts the authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(context)
+    return context
 
 
 @pytest.fixture

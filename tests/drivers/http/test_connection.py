@@ -9,7 +9,6 @@ import itertools
 import os
 import select
 import socket
-import ssl
 import termios
 import threading
 import time
@@ -19,7 +18,6 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-import trustme
 from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
@@ -39,28 +37,6 @@ LONG = 15.0
 HELLO = b"hello"
 FIVE = head(200, [("Content-Length", "5")])
 CHUNKED = head(200, [("Transfer-Encoding", "chunked")])
-
-
-@pytest.fixture(scope="module")
-def ca():
-    """An authority."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def identity(ca):
-    """The TLS of a server that the authority vouches for."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def trust(ca):
-    """The TLS of who trusts the authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    ca.configure_trust(context)
-    return context
 
 
 @pytest.fixture(params=["http", "https"])

@@ -6,7 +6,6 @@ import logging
 import os
 
 import pytest
-import trustme
 from tests.servers.nginx import PROGRAM, nginx
 
 from downhaul import TLS, NotFound, RangeRefused, Request, Settings, Timeout, Version
@@ -16,12 +15,6 @@ if PROGRAM is None and not os.environ.get("CI"):
     pytest.skip("nginx is not installed", allow_module_level=True)
 
 CONTENT = os.urandom(3_000_000)
-
-
-@pytest.fixture(scope="module")
-def ca():
-    """An authority."""
-    return trustme.CA()
 
 
 @pytest.fixture(scope="module")

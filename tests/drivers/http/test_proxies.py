@@ -6,7 +6,6 @@ import ssl
 import sys
 
 import pytest
-import trustme
 from tests.servers.http import head, http_server
 
 from downhaul import TLS, ConnectError, ProtocolError, ProxyError, Request, Settings, StatusError, TLSError
@@ -48,12 +47,6 @@ async def tunnel(exchange):
             target.close()
 
     await asyncio.gather(pump(reader, exchange.writer), pump(exchange.reader, writer))
-
-
-@pytest.fixture(scope="module")
-def ca():
-    """An authority."""
-    return trustme.CA()
 
 
 @pytest.fixture(scope="module")

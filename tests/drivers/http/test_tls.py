@@ -6,17 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import trustme
 from cryptography.hazmat.primitives import serialization
 from tests.servers.http import http_server
 
 from downhaul import TLS, ConnectError, Request, Settings, TLSError
-
-
-@pytest.fixture(scope="module")
-def ca():
-    """An authority."""
-    return trustme.CA()
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import select
-import ssl
 import threading
 
 import httpx
 import pytest
-import trustme
 from tests.drivers.http.test_connection import nothing_left
 from tests.drivers.http.test_connections import cancelled_at, run
 from tests.mem import until
@@ -29,32 +27,10 @@ CHUNKED = head(200, [("Transfer-Encoding", "chunked")])
 EVIL = head(200, [("Content-Length", "4")]) + b"evil"
 
 
-@pytest.fixture(scope="module")
-def ca():
-    """An authority."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def identity(ca):
-    """The TLS of a server that the authority vouches for."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost").configure_cert(context)
-    return context
-
-
 @pytest.fixture(params=["http", "https"])
 def tls(request, identity):
     """What a server is made with: TLS or None, one after the other."""
     return identity if request.param == "https" else None
-
-
-@pytest.fixture(scope="module")
-def trust(ca):
-    """The TLS of who trusts the authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    ca.configure_trust(context)
-    return context
 
 
 @pytest.fixture

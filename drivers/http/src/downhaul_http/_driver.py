@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -13,6 +13,7 @@ from downhaul import Driver, Payload, ProtocolError, Timeout
 
 from ._answers import read_head
 from ._body import Body, FillingBody, NoBody, settle, told_length
+from ._heads import WITHOUT_BODY
 from ._lanes import DirectRest
 from ._logs import guard_loggers
 from ._options import HttpOptions
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class HttpDriver(Driver):
-    """Speaks HTTP/1.1, and HTTP/2 where `HttpOptions` say so, by way of httpx.
+    """Speaks HTTP/1.1 over connections of its own; by way of httpx HTTP/2 where `HttpOptions` say so, and by proxies.
 
     `client`: a client of one's own, used for every request in place of the driver's pools, and never closed; it is for
     the event loop that it is first used on. Or a function that makes one: called on the loop of each context, whose end
@@ -103,7 +104,7 @@ class _Opened(AbstractAsyncContextManager["Payload"]):
             try:
                 answer = read_head(request, head, settings.proxy_for(request.url))
             except Exception:
-                empty = wants_head_only(request) or head.status in _WITHOUT_BODY
+                empty = wants_head_only(request) or head.status in WITHOUT_BODY
                 clean = await settle(self._rest, 0 if empty else told_length(head))
                 raise
         except BaseException:
@@ -127,6 +128,3 @@ class _Opened(AbstractAsyncContextManager["Payload"]):
             clean = self._rest.is_clean
         finally:
             await self._senders.give_back(self._sender, clean=clean)
-
-
-_WITHOUT_BODY: Final = frozenset({204, 304})

@@ -21,7 +21,8 @@ _LONGEST: Final = 64
 """Characters of a name that is looked up, and by that remembered."""
 
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"})
-_WITHOUT_BODY: Final = frozenset({204, 304})
+WITHOUT_BODY: Final = frozenset({204, 304})
+"""Statuses whose answers have no body, whatever they say (RFC 9112, section 6.3)."""
 
 
 class Head(NamedTuple):
@@ -115,7 +116,7 @@ def read_plain(head: bytes, *, has_body: bool) -> Plain | None:
         else:
             return None
     code = int(match["status"])
-    if not has_body or code in _WITHOUT_BODY:
+    if not has_body or code in WITHOUT_BODY:
         length = 0
     if length is None:
         return None

@@ -20,6 +20,7 @@ from ._connecting import connect
 from ._exchange import SILENCES, exchange
 from ._failures import before_answer, chain, in_body, is_foreign, is_stale
 from ._requests import client_url, message, plain_target
+from ._senders import Sender
 
 if TYPE_CHECKING:
     import ssl
@@ -42,7 +43,7 @@ class Key(NamedTuple):
     is_direct: bool
 
 
-class Lane(Protocol):
+class Lane(Sender, Protocol):
     """Carries one exchange at a time."""
 
     pool: Pool
@@ -50,9 +51,6 @@ class Lane(Protocol):
     free_since: float
     in_use: Callable[[], None]
     """To be called when the lane has been idle, and is in use again or closed."""
-
-    async def exchange(self, request: Request, timeout: Timeout) -> tuple[Head, Rest]:
-        """Send *request*; return the head of the answer, and the rest of it. Raises FetchError."""
 
     async def aclose(self) -> None:
         """Close the connection, whatever state it is in."""
